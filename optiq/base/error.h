@@ -34,8 +34,8 @@ class Interrupted : public std::runtime_error {
 }  // namespace optiq
 
 /// Stops on a broken invariant of our own, in release builds too (std::logic_error).
-#define OPTIQ_CHECK(condition, message)                                      \
-  do {                                                                       \
-    if (!(condition))                                                        \
-      ::optiq::check_failed(#condition, __FILE__, __LINE__, (message));      \
+#define OPTIQ_CHECK(condition, message)                                 \
+  do {                                                                  \
+    if (!(condition))                                                   \
+      ::optiq::check_failed(#condition, __FILE__, __LINE__, (message)); \
   } while (false)

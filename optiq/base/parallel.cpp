@@ -1,0 +1,202 @@
+#include "optiq/base/parallel.h"
+
+#include <sched.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace optiq {
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(60);
+
+void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ __volatile__("yield");
+#endif
+}
+
+// One parallel_for. Lives on the caller's stack while `users` counts the threads that
+// may still look at it.
+struct Job {
+  internal::ChunkFunction function;
+  void* context;
+  std::size_t n_chunks;
+  std::atomic<std::size_t> next{0};
+  std::atomic<std::size_t> done{0};
+};
+
+thread_local bool inside_chunk = false;
+
+void work_on(Job& job) {
+  inside_chunk = true;
+  for (;;) {
+    const std::size_t chunk = job.next.fetch_add(1, std::memory_order_relaxed);
+    if (chunk >= job.n_chunks) break;
+    job.function(job.context, chunk);
+    job.done.fetch_add(1, std::memory_order_release);
+  }
+  inside_chunk = false;
+}
+
+class Pool {
+ public:
+  explicit Pool(int n_threads) {
+    for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this] { worker(); });
+  }
+
+  ~Pool() {
+    stopping_.store(true);
+    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.notify_all();
+    for (std::thread& thread : workers_) thread.join();
+  }
+
+  int n_threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  void run(Job& job) {
+    std::lock_guard<std::mutex> one_at_a_time(caller_mutex_);
+    job_.store(&job, std::memory_order_release);
+    // Opens the door: workers that come from now on may look at the job.
+    visitors_.store(0, std::memory_order_release);
+    epoch_.fetch_add(1, std::memory_order_release);
+    if (sleeping_.load(std::memory_order_seq_cst) > 0) epoch_.notify_all();
+    work_on(job);
+    // Closes it, then waits for chunks in flight and for workers still inside.
+    visitors_.fetch_or(kClosed, std::memory_order_acq_rel);
+    int spins = 0;
+    while (job.done.load(std::memory_order_acquire) < job.n_chunks ||
+           visitors_.load(std::memory_order_acquire) != kClosed) {
+      if (++spins < 2000)
+        pause_cpu();
+      else
+        std::this_thread::yield();
+    }
+  }
+
+ private:
+  static constexpr std::uint32_t kClosed = 1u << 31;
+
+  bool enter() {
+    std::uint32_t now = visitors_.load(std::memory_order_acquire);
+    while (!(now & kClosed))
+      if (visitors_.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel))
+        return true;
+    return false;
+  }
+
+  void worker() {
+    std::uint32_t seen = 0;
+    for (;;) {
+      wait_for_epoch_after(seen);
+      if (stopping_.load()) return;
+      seen = epoch_.load(std::memory_order_acquire);
+      if (!enter()) continue;
+      work_on(*job_.load(std::memory_order_acquire));
+      visitors_.fetch_sub(1, std::memory_order_acq_rel);
+    }
+  }
+
+  void wait_for_epoch_after(std::uint32_t seen) {
+    const auto until = std::chrono::steady_clock::now() + kSpin;
+    for (int spins = 0;; ++spins) {
+      if (epoch_.load(std::memory_order_acquire) != seen) return;
+      pause_cpu();
+      if (spins % 32 == 31 && std::chrono::steady_clock::now() > until) break;
+    }
+    sleeping_.fetch_add(1, std::memory_order_seq_cst);
+    while (epoch_.load(std::memory_order_seq_cst) == seen) epoch_.wait(seen);
+    sleeping_.fetch_sub(1, std::memory_order_relaxed);
+  }
+
+  std::vector<std::thread> workers_;
+  std::mutex caller_mutex_;
+  std::atomic<Job*> job_{nullptr};
+  std::atomic<std::uint32_t> visitors_{kClosed};
+  std::atomic<std::uint32_t> epoch_{0};
+  std::atomic<int> sleeping_{0};
+  std::atomic<bool> stopping_{false};
+};
+
+// cpu.max of cgroup v2 reads "quota period" or "max period", in microseconds.
+int cgroup_cpus() {
+  std::FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r");
+  if (!file) return 0;
+  long long quota = 0, period = 0;
+  const int n = std::fscanf(file, "%lld %lld", &quota, &period);
+  std::fclose(file);
+  if (n != 2 || quota <= 0 || period <= 0) return 0;
+  return static_cast<int>((quota + period - 1) / period);
+}
+
+int default_thread_count() {
+  if (const char* wanted = std::getenv("OPTIQ_THREADS")) {
+    const int n = std::atoi(wanted);
+    if (n >= 1 && n <= 1024) return n;
+  }
+  int n = static_cast<int>(std::thread::hardware_concurrency());
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
+  if (const int quota = cgroup_cpus(); quota > 0 && quota < n) n = quota;
+#endif
+  return n < 1 ? 1 : n;
+}
+
+std::mutex pool_mutex;
+int wanted_threads = 0;
+
+// Never destroyed: at exit the workers sleep, and threads of other libraries may still
+// be inside a kernel.
+Pool*& pool_slot() {
+  static Pool* pool = nullptr;
+  return pool;
+}
+
+Pool& pool() {
+  static std::atomic<Pool*> ready{nullptr};
+  Pool* now = ready.load(std::memory_order_acquire);
+  if (now && now == pool_slot()) return *now;
+  std::lock_guard<std::mutex> lock(pool_mutex);
+  if (!pool_slot()) pool_slot() = new Pool(thread_count());
+  ready.store(pool_slot(), std::memory_order_release);
+  return *pool_slot();
+}
+
+}  // namespace
+
+int thread_count() {
+  static const int automatic = default_thread_count();
+  return wanted_threads > 0 ? wanted_threads : automatic;
+}
+
+void set_thread_count(int n) {
+  std::lock_guard<std::mutex> lock(pool_mutex);
+  wanted_threads = n < 1 ? 1 : n;
+  delete pool_slot();
+  pool_slot() = nullptr;
+}
+
+namespace internal {
+
+void run_chunks(std::size_t n_chunks, ChunkFunction function, void* context) {
+  if (n_chunks == 0) return;
+  if (n_chunks == 1 || inside_chunk || thread_count() == 1) {
+    for (std::size_t i = 0; i < n_chunks; ++i) function(context, i);
+    return;
+  }
+  Job job{function, context, n_chunks};
+  pool().run(job);
+}
+
+}  // namespace internal
+}  // namespace optiq

@@ -1,0 +1,49 @@
+// Attention over a float key-value cache, on MLX arrays.
+#pragma once
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "mlx/array.h"
+#include "optiq/kernels/segment.h"
+
+namespace optiq::kernels {
+
+namespace mx = mlx::core;
+
+/// Keys and values of one sequence in one layer; the rows past the cached length are
+/// spare room.
+///
+/// Shapes    k, v [n_kv_heads, capacity, head_dim], float32 or float16
+struct KvArrays {
+  mx::array k;
+  mx::array v;
+};
+
+struct AttentionOptions {
+  float scale = 1.0f;  // of q k, most often head_dim^-1/2
+  int window = 0;  // a token sees the last `window` tokens, itself among them; 0: all
+  bool causal = true;
+  std::optional<mx::array> gate;  // y *= sigmoid(gate), [T, n_heads, head_dim]
+};
+
+/// softmax(scale q k^T + mask) v for each segment by itself, grouped-query, without a
+/// cache (every `cached` is 0).
+///
+/// Shapes    q [T, n_heads, D], k and v [T, n_kv_heads, D] float32 -> [T, n_heads, D].
+///           q, k, v and the gate may be strided views whose last axis is contiguous.
+mx::array attention(const mx::array& q, const mx::array& k, const mx::array& v,
+                    std::span<const Segment> segments, const AttentionOptions& options);
+
+/// The same over a cache: k and v are first written behind the `cached` tokens of each
+/// segment's arrays, which come back changed (in place where nobody else holds them:
+/// move them in).
+///
+/// Requires  cached + tokens <= capacity, for each segment
+std::pair<mx::array, std::vector<KvArrays>> cached_attention(
+    const mx::array& q, const mx::array& k, const mx::array& v,
+    std::span<const Segment> segments, std::vector<KvArrays> caches,
+    const AttentionOptions& options);
+
+}  // namespace optiq::kernels

@@ -1,0 +1,87 @@
+#include "optiq/kernels/fused_primitive.h"
+
+#include <cstring>
+
+#include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/device.h"
+#include "mlx/transforms.h"
+#include "optiq/base/error.h"
+
+namespace optiq::kernels {
+namespace {
+
+// Copies a strided array to rows that lie one after another.
+void copy_strided(const char* source, char* target, const mx::Shape& shape,
+                  const mx::Strides& strides, std::size_t itemsize, std::size_t axis) {
+  if (axis == shape.size()) {
+    std::memcpy(target, source, itemsize);
+    return;
+  }
+  std::size_t inner = itemsize;
+  for (std::size_t i = axis + 1; i < shape.size(); ++i)
+    inner *= static_cast<std::size_t>(shape[i]);
+  const auto step = strides[axis] * static_cast<std::int64_t>(itemsize);
+  if (axis + 1 == shape.size() && step == static_cast<std::int64_t>(itemsize)) {
+    std::memcpy(target, source, itemsize * static_cast<std::size_t>(shape[axis]));
+    return;
+  }
+  for (int i = 0; i < shape[axis]; ++i)
+    copy_strided(source + i * step, target + static_cast<std::size_t>(i) * inner, shape,
+                 strides, itemsize, axis + 1);
+}
+
+}  // namespace
+
+void FusedPrimitive::eval_gpu(const Arrays&, Arrays&) {
+  throw ResourceError(std::string(name_) + ": this build has no GPU kernel for it");
+}
+
+Arrays FusedPrimitive::vjp(const Arrays& primals, const Arrays& cotangents,
+                           const std::vector<int>& argnums, const Arrays&) {
+  const auto gradients = mx::vjp(fallback_, primals, cotangents).second;
+  Arrays chosen;
+  for (int argnum : argnums) chosen.push_back(gradients[static_cast<size_t>(argnum)]);
+  return chosen;
+}
+
+Arrays FusedPrimitive::jvp(const Arrays& primals, const Arrays& tangents,
+                           const std::vector<int>& argnums) {
+  OPTIQ_CHECK(argnums.size() == primals.size(), "jvp wants a tangent for each input");
+  return mx::jvp(fallback_, primals, tangents).second;
+}
+
+void FusedPrimitive::dispatch(std::function<void()> kernel) {
+  mx::cpu::get_command_encoder(stream()).dispatch(std::move(kernel));
+}
+
+mx::array FusedPrimitive::contiguous(const mx::array& x) {
+  if (x.flags().row_contiguous) return x;
+  mx::array copy(x.shape(), x.dtype(), nullptr, {});
+  allocate(copy);
+  auto& encoder = mx::cpu::get_command_encoder(stream());
+  encoder.dispatch([source = x.data<char>(), target = copy.data<char>(),
+                    shape = x.shape(), strides = x.strides(), size = x.itemsize()] {
+    copy_strided(source, target, shape, strides, size, 0);
+  });
+  encoder.add_temporary(copy);
+  return copy;
+}
+
+void FusedPrimitive::allocate(mx::array& out) {
+  out.set_data(mx::allocator::malloc(out.nbytes()));
+}
+
+bool FusedPrimitive::donate(const mx::array& in, mx::array& out) {
+  if (!in.is_donatable() || !in.flags().row_contiguous ||
+      in.itemsize() != out.itemsize() || in.size() != out.size())
+    return false;
+  out.copy_shared_buffer(in);
+  return true;
+}
+
+bool runs_on_cpu() { return mx::default_device() == mx::Device::cpu; }
+
+mx::Stream fused_stream() { return mx::default_stream(mx::default_device()); }
+
+}  // namespace optiq::kernels

@@ -1,0 +1,17 @@
+// rms_norm on MLX arrays.
+#pragma once
+#include <optional>
+
+#include "mlx/array.h"
+
+namespace optiq::kernels {
+
+namespace mx = mlx::core;
+
+/// weight x / sqrt(mean(x^2) + eps) over the last axis, times silu(gate) if given.
+///
+/// Shapes    x, gate [..., dim] float32; weight [dim], any float type
+mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps,
+                   const std::optional<mx::array>& gate = std::nullopt);
+
+}  // namespace optiq::kernels
