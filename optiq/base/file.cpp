@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "optiq/base/error.h"
 
@@ -58,10 +59,9 @@ std::string read_file(const fs::path& path, std::size_t limit_bytes) {
           fmt::format("{}: cannot read: {}", path.string(), std::strerror(errno)));
     if (n == 0) return bytes;
     if (bytes.size() + static_cast<std::size_t>(n) > limit_bytes)
-      throw CheckpointError(fmt::format("{}: expected at most {} bytes, found {}",
-                                        path.string(), limit_bytes,
-                                        std::max<std::uint64_t>(status.st_size,
-                                                                limit_bytes + 1)));
+      throw CheckpointError(fmt::format(
+          "{}: expected at most {} bytes, found {}", path.string(), limit_bytes,
+          std::max<std::uint64_t>(status.st_size, limit_bytes + 1)));
     bytes.append(buffer, static_cast<std::size_t>(n));
   }
 }
@@ -90,11 +90,11 @@ void sync_to_disk(const fs::path& path) {
 void write_file_atomic(const fs::path& path, std::string_view bytes) {
   static std::atomic<unsigned> serial{0};
   const fs::path directory = path.has_parent_path() ? path.parent_path() : ".";
-  const fs::path temporary = directory / fmt::format(".{}.tmp-{}-{}",
-                                                     path.filename().string(),
-                                                     ::getpid(), serial++);
-  OpenFile file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-                       0666));
+  const fs::path temporary =
+      directory /
+      fmt::format(".{}.tmp-{}-{}", path.filename().string(), ::getpid(), serial++);
+  OpenFile file(
+      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
   if (file.get() < 0) write_failed(path, errno);
   try {
     write_at(file.get(), path, 0, std::as_bytes(std::span(bytes.data(), bytes.size())));

@@ -70,9 +70,10 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-/// A directory that appears whole or not at all. Files are written to `path()`, which is
-/// `.<name>.tmp-<pid>` beside the target; `commit()` flushes them and puts the directory
-/// in the target's place; without it the destructor removes everything.
+/// A directory that appears whole or not at all. Files are written to `path()`, which
+/// is
+/// `.<name>.tmp-<pid>` beside the target; `commit()` flushes them and puts the
+/// directory in the target's place; without it the destructor removes everything.
 class AtomicDirectory {
  public:
   /// Requires  an existing target to be a directory that is empty or holds a file

@@ -48,8 +48,9 @@ void MappedFile::read(std::uint64_t offset, std::span<std::byte> into) const {
       throw CheckpointError(
           fmt::format("{}: cannot read: {}", path_.string(), std::strerror(errno)));
     if (n == 0)
-      throw CheckpointError(fmt::format("{}: expected {} bytes, the file now ends at {}",
-                                        path_.string(), size_, offset));
+      throw CheckpointError(
+          fmt::format("{}: expected {} bytes, the file now ends at {}", path_.string(),
+                      size_, offset));
     offset += static_cast<std::uint64_t>(n);
     into = into.subspan(static_cast<std::size_t>(n));
   }

@@ -1,0 +1,266 @@
+#include "optiq/checkpoint/checkpoint.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <set>
+#include <system_error>
+
+#include "optiq/base/error.h"
+#include "optiq/checkpoint/borrowed_array.h"
+#include "optiq/checkpoint/finite.h"
+#include "optiq/checkpoint/json_file.h"
+#include "optiq/checkpoint/quote.h"
+
+namespace optiq::checkpoint {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kIndexName = "model.safetensors.index.json";
+
+std::optional<mx::Dtype> mlx_dtype(DataType type) {
+  switch (type) {
+    case DataType::kBool:
+      return mx::bool_;
+    case DataType::kU8:
+      return mx::uint8;
+    case DataType::kI8:
+      return mx::int8;
+    case DataType::kU16:
+      return mx::uint16;
+    case DataType::kI16:
+      return mx::int16;
+    case DataType::kU32:
+      return mx::uint32;
+    case DataType::kI32:
+      return mx::int32;
+    case DataType::kU64:
+      return mx::uint64;
+    case DataType::kI64:
+      return mx::int64;
+    case DataType::kF16:
+      return mx::float16;
+    case DataType::kBF16:
+      return mx::bfloat16;
+    case DataType::kF32:
+      return mx::float32;
+    case DataType::kF64:
+      return mx::float64;
+    case DataType::kC64:
+      return mx::complex64;
+    default:
+      return std::nullopt;
+  }
+}
+
+[[noreturn]] void fail(const fs::path& file, const std::string& what) {
+  throw CheckpointError(fmt::format("{}: {}", file.string(), what));
+}
+
+[[noreturn]] void fail(const TensorInfo& tensor, const std::string& what) {
+  fail(tensor.file, fmt::format("tensor {}: {}", quote(tensor.name), what));
+}
+
+// name -> shard file name, from the index; every name is checked to be a plain one.
+std::map<std::string, std::string> read_weight_map(const fs::path& index) {
+  const nlohmann::json json = read_json_object(index);
+  const auto map = json.find("weight_map");
+  if (map == json.end() || !map->is_object())
+    fail(index, "weight_map: expected an object");
+  std::map<std::string, std::string> files;
+  for (const auto& [name, file] : map->items()) {
+    if (!file.is_string())
+      fail(index, fmt::format("weight_map: tensor {}: expected a file name, found {}",
+                              quote(name), quote(file.dump())));
+    const auto& text = file.get_ref<const std::string&>();
+    if (fs::path(text).filename() != text || text.find('\0') != std::string::npos ||
+        !text.ends_with(".safetensors"))
+      fail(index,
+           fmt::format("weight_map: tensor {}: expected the name of a safetensors "
+                       "file in this directory, found {}",
+                       quote(name), quote(text)));
+    files[name] = text;
+  }
+  return files;
+}
+
+std::vector<fs::path> find_shards(const fs::path& directory) {
+  std::vector<fs::path> files;
+  std::error_code error;
+  for (fs::directory_iterator i(directory, error), end; !error && i != end;
+       i.increment(error)) {
+    const std::string name = i->path().filename().string();
+    if (name.starts_with("model") && name.ends_with(".safetensors"))
+      files.push_back(i->path());
+  }
+  if (error) fail(directory, "cannot list: " + error.message());
+  std::ranges::sort(files);
+  return files;
+}
+
+}  // namespace
+
+Checkpoint Checkpoint::open(const fs::path& directory, OpenOptions options) {
+  std::error_code error;
+  if (!fs::is_directory(directory, error))
+    fail(directory, fs::exists(directory, error)
+                        ? "expected a model directory, found a file"
+                        : "expected a model directory, there is nothing");
+  Checkpoint checkpoint;
+  checkpoint.directory_ = directory;
+  checkpoint.options_ = options;
+  checkpoint.config_ = std::make_shared<const nlohmann::json>(
+      read_json_object(directory / "config.json"));
+
+  const fs::path index = directory / kIndexName;
+  std::map<std::string, std::string> weight_map;
+  std::vector<fs::path> files;
+  if (fs::exists(index, error)) {
+    weight_map = read_weight_map(index);
+    std::set<std::string> names;
+    for (const auto& [name, file] : weight_map) names.insert(file);
+    for (const std::string& name : names) {
+      if (!fs::exists(directory / name, error))
+        fail(directory / name,
+             fmt::format("missing, though {} lists it", index.string()));
+      files.push_back(directory / name);
+    }
+  } else {
+    files = find_shards(directory);
+  }
+  if (files.empty()) fail(directory, "expected model*.safetensors, found no such file");
+
+  auto entries = std::make_shared<std::map<std::string, Entry, std::less<>>>();
+  for (const fs::path& file : files) {
+    auto shard = Shard::open(file, options.residency);
+    for (std::size_t i = 0; i < shard->tensors().size(); ++i) {
+      const TensorInfo& tensor = shard->tensors()[i];
+      const auto [place, is_new] = entries->emplace(tensor.name, Entry{shard, i});
+      if (!is_new)
+        fail(tensor, "is also in " + place->second.shard->file().path().string());
+    }
+    checkpoint.shards_.push_back(std::move(shard));
+  }
+  for (const auto& [name, file] : weight_map) {
+    const auto found = entries->find(name);
+    if (found == entries->end() ||
+        found->second.shard->file().path().filename() != fs::path(file))
+      fail(directory / file, fmt::format("expected tensor {}, which {} lists there",
+                                         quote(name), index.string()));
+  }
+  checkpoint.entries_ = std::move(entries);
+  return checkpoint;
+}
+
+std::vector<std::string> Checkpoint::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : *entries_) names.push_back(name);
+  return names;
+}
+
+const TensorInfo* Checkpoint::find(std::string_view name) const {
+  const auto found = entries_->find(name);
+  return found == entries_->end()
+             ? nullptr
+             : &found->second.shard->tensors()[found->second.index];
+}
+
+const Checkpoint::Entry& Checkpoint::entry(std::string_view name) const {
+  const auto found = entries_->find(name);
+  if (found == entries_->end())
+    fail(directory_, fmt::format("tensor {} is missing", quote(name)));
+  return found->second;
+}
+
+const TensorInfo& Checkpoint::info(std::string_view name) const {
+  const Entry& found = entry(name);
+  return found.shard->tensors()[found.index];
+}
+
+mx::array Checkpoint::tensor(std::string_view name) const {
+  const Entry& found = entry(name);
+  const TensorInfo& tensor = found.shard->tensors()[found.index];
+  const std::optional<mx::Dtype> dtype = mlx_dtype(tensor.dtype);
+  if (!dtype)
+    fail(tensor, fmt::format("elements of type {} are not supported",
+                             checkpoint::info(tensor.dtype).name));
+  mx::Shape shape;
+  for (const std::int64_t dimension : tensor.shape) {
+    if (dimension > std::numeric_limits<mx::ShapeElem>::max())
+      fail(tensor, fmt::format("{}: a dimension is too large",
+                               describe(tensor.dtype, tensor.shape)));
+    shape.push_back(static_cast<mx::ShapeElem>(dimension));
+  }
+  if (tensor.bytes == 0) return mx::zeros(shape, *dtype);
+  const TensorBytes bytes = found.shard->bytes(found.index);
+  if (options_.check_finite &&
+      (bytes.just_read || options_.residency == Residency::kMapped))
+    if (const auto bad = find_not_finite(bytes.bytes, tensor.dtype))
+      fail(tensor,
+           fmt::format("expected finite values, found NaN or infinity at {}", *bad));
+  return borrowed_array(bytes.bytes.data(), std::move(shape), *dtype, bytes.owner);
+}
+
+mx::array Checkpoint::require(std::string_view name,
+                              std::span<const std::int64_t> shape) const {
+  const TensorInfo& tensor = info(name);
+  if (!std::ranges::equal(tensor.shape, shape))
+    fail(tensor, fmt::format("expected shape [{}], found [{}]", fmt::join(shape, ", "),
+                             fmt::join(tensor.shape, ", ")));
+  return this->tensor(name);
+}
+
+mx::array Checkpoint::require(std::string_view name,
+                              std::initializer_list<std::int64_t> shape) const {
+  return require(name, std::span(shape.begin(), shape.size()));
+}
+
+std::span<const std::byte> Checkpoint::mapped_bytes(std::string_view name) const {
+  const Entry& found = entry(name);
+  return found.shard->mapped_bytes(found.index);
+}
+
+void Checkpoint::release(std::string_view name) const {
+  const Entry& found = entry(name);
+  const TensorInfo& tensor = found.shard->tensors()[found.index];
+  found.shard->file().advise_dont_need(tensor.offset, tensor.bytes);
+}
+
+void Checkpoint::check_finite(std::string_view name) const {
+  const TensorInfo& tensor = info(name);
+  if (const auto bad = find_not_finite(mapped_bytes(name), tensor.dtype))
+    fail(tensor,
+         fmt::format("expected finite values, found NaN or infinity at {}", *bad));
+}
+
+void Checkpoint::check_scales(std::string_view name, QuantMode mode) const {
+  const TensorInfo& tensor = info(name);
+  if (const auto bad = find_nan_scale(mapped_bytes(name), mode))
+    fail(tensor, fmt::format("expected finite scales, found NaN at {}", *bad));
+}
+
+std::uint64_t Checkpoint::tensor_bytes() const {
+  std::uint64_t sum = 0;
+  for (const auto& shard : shards_)
+    for (const TensorInfo& tensor : shard->tensors()) sum += tensor.bytes;
+  return sum;
+}
+
+std::vector<fs::path> Checkpoint::files() const {
+  std::vector<fs::path> files;
+  for (const auto& shard : shards_) files.push_back(shard->file().path());
+  return files;
+}
+
+std::string Checkpoint::format() const {
+  for (const auto& shard : shards_)
+    if (const auto found = shard->header().metadata.find("format");
+        found != shard->header().metadata.end())
+      return found->second;
+  return "";
+}
+
+}  // namespace optiq::checkpoint
