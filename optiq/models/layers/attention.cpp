@@ -1,0 +1,53 @@
+#include "optiq/models/layers/attention.h"
+
+#include <cmath>
+
+#include "mlx/ops.h"
+#include "optiq/kernels/attention/attention_primitive.h"
+#include "optiq/kernels/rope/rope_primitive.h"
+
+namespace optiq::models {
+
+mx::array SelfAttention::operator()(const mx::array& x, const mx::array& residual,
+                                    const LayerCall& call) const {
+  const Batch& batch = call.batch;
+  const int T = x.shape(0), H = n_heads, D = head_dim;
+  for (const LinearModule* module : {&q, &k, &v}) call.observe(*module, x);
+  const kernels::LinearWeight weights[] = {q.weight, k.weight, v.weight};
+  const auto qkv = kernels::linear_group(x, weights, batch.activation);
+
+  kernels::AttentionOptions options;
+  options.scale = 1.0f / std::sqrt(static_cast<float>(D));
+  options.window = window;
+  mx::array queries = mx::reshape(qkv[0], {T, H, gated ? 2 * D : D});
+  if (gated) {
+    options.gate = mx::slice(queries, {0, 0, D}, {T, H, 2 * D});
+    queries = mx::slice(queries, {0, 0, 0}, {T, H, D});
+  }
+  const mx::array keys = mx::reshape(qkv[1], {T, n_kv_heads, D});
+  const mx::array values = mx::reshape(qkv[2], {T, n_kv_heads, D});
+  const auto [rq, rk] = kernels::rope(queries, keys, batch.positions, inverse_frequency,
+                                      {q_norm, k_norm, eps, rope_scale});
+
+  mx::array y = rq;
+  if (batch.states.empty()) {
+    y = kernels::attention(rq, rk, values, batch.segments, options);
+  } else {
+    std::vector<kernels::KvArrays> caches;
+    for (cache::SequenceState* state : batch.states) {
+      auto& kv = state->layer(call.index).kv;
+      caches.push_back(std::move(*kv));
+      kv.reset();  // so that the arrays can be written in place
+    }
+    auto [out, updated] = kernels::cached_attention(rq, rk, values, batch.segments,
+                                                    std::move(caches), options);
+    y = out;
+    for (std::size_t i = 0; i < updated.size(); ++i)
+      batch.states[i]->layer(call.index).kv = std::move(updated[i]);
+  }
+  y = mx::reshape(y, {T, H * D});
+  call.observe(o, y);
+  return kernels::linear(y, o.weight, {batch.activation, residual});
+}
+
+}  // namespace optiq::models

@@ -1,0 +1,51 @@
+#include "optiq/models/layers/gated_delta_net.h"
+
+#include "mlx/ops.h"
+#include "optiq/kernels/causal_conv/causal_conv_primitive.h"
+#include "optiq/kernels/gated_delta/gated_delta_primitive.h"
+#include "optiq/kernels/rms_norm/rms_norm_primitive.h"
+
+namespace optiq::models {
+
+mx::array GatedDeltaNet::operator()(const mx::array& x, const mx::array& residual,
+                                    const LayerCall& call) const {
+  const Batch& batch = call.batch;
+  const int T = x.shape(0);
+  for (const LinearModule* module : {&in_qkv, &in_z, &in_b, &in_a})
+    call.observe(*module, x);
+  const kernels::LinearWeight weights[] = {in_qkv.weight, in_z.weight, in_b.weight,
+                                           in_a.weight};
+  const auto in = kernels::linear_group(x, weights, batch.activation);
+  const mx::array &z = in[1], &b = in[2], &a = in[3];
+
+  // A batch without a cache starts every sequence from nothing.
+  std::vector<mx::array> tails, states;
+  for (std::size_t i = 0; i < batch.segments.size(); ++i) {
+    if (batch.states.empty()) {
+      tails.push_back(mx::zeros({conv.shape(1) - 1, conv.shape(0)}));
+      states.push_back(mx::zeros({n_value_heads, key_dim, value_dim}));
+    } else {
+      cache::LayerState& memory = batch.states[i]->layer(call.index);
+      tails.push_back(*memory.conv_tail);
+      states.push_back(std::move(*memory.delta_state));
+      memory.delta_state.reset();  // so that it can be written in place
+    }
+  }
+  auto [qkv, new_tails] = kernels::causal_conv_silu(in[0], conv, batch.segments, tails);
+  auto [y, new_states] =
+      kernels::gated_delta(qkv, a, b, a_log, dt_bias, batch.segments, std::move(states),
+                           {n_key_heads, n_value_heads, key_dim, value_dim});
+  for (std::size_t i = 0; i < batch.states.size(); ++i) {
+    cache::LayerState& memory = batch.states[i]->layer(call.index);
+    memory.conv_tail = new_tails[i];
+    memory.delta_state = new_states[i];
+  }
+
+  const mx::Shape heads{T, n_value_heads, value_dim};
+  y = kernels::rms_norm(mx::reshape(y, heads), norm, eps, mx::reshape(z, heads));
+  y = mx::reshape(y, {T, n_value_heads * value_dim});
+  call.observe(out, y);
+  return kernels::linear(y, out.weight, {batch.activation, residual});
+}
+
+}  // namespace optiq::models

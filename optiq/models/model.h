@@ -1,0 +1,90 @@
+// A language model as the rest of optiq sees it: embed, layer by layer, head.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "mlx/array.h"
+#include "optiq/cache/sequence_state.h"
+#include "optiq/checkpoint/config.h"
+#include "optiq/kernels/linear/linear_primitive.h"
+#include "optiq/kernels/segment.h"
+
+namespace optiq::models {
+
+namespace mx = mlx::core;
+
+/// What one forward call computes: the rows of one or more sequences, end to end.
+struct Batch {
+  std::vector<kernels::Segment> segments;
+  std::vector<cache::SequenceState*> states;  // one a segment; empty: nothing is cached
+  mx::array positions;                        // [T] int32
+  kernels::Activation activation = kernels::Activation::kInt8;
+};
+
+/// A batch of whole sequences of these lengths, without a cache.
+Batch uncached_batch(const std::vector<int>& lengths, kernels::Activation activation);
+
+/// A batch that continues `states` by `tokens[i]` rows each. The states advance when
+/// finish_batch is called.
+Batch cached_batch(const std::vector<cache::SequenceState*>& states,
+                   const std::vector<int>& tokens, kernels::Activation activation);
+
+/// Counts the rows of the batch in its states.
+void finish_batch(const Batch& batch);
+
+/// One matrix that may be quantized, and where it sits in the walk from embedding to
+/// head. Its weight may be replaced between calls.
+struct LinearModule {
+  static constexpr int kEmbedding = -1;
+  std::string path;  // in the checkpoint: model.language_model.layers.0.mlp.up_proj
+  std::string name;  // without the checkpoint's prefix: layers.0.mlp.up_proj
+  int layer;         // kEmbedding, a layer, or n_layers for the head
+  kernels::LinearWeight weight;
+};
+
+/// Called with each linear module and its input [T, K] while a forward call is built.
+using InputObserver = std::function<void(const LinearModule&, const mx::array&)>;
+
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  virtual const checkpoint::ModelConfig& config() const = 0;
+
+  /// Shapes    ids [T] int32 -> [T, hidden_size] float32
+  virtual mx::array embed(const mx::array& ids) = 0;
+
+  /// One block. Shapes  x [T, hidden_size] -> the same
+  virtual mx::array layer(int i, const mx::array& x, const Batch& batch) = 0;
+
+  /// The final norm and the output projection.
+  ///
+  /// Shapes    x [T, hidden_size] -> logits [T, vocab_size] float32
+  virtual mx::array head(const mx::array& x, kernels::Activation activation) = 0;
+
+  /// The head with the weights that it has now, whatever they become later.
+  virtual std::function<mx::array(const mx::array&)> reference_head() const = 0;
+
+  /// Every matrix that may be quantized, in the order data walks. A tied head is not
+  /// listed: it is the embedding.
+  virtual std::vector<LinearModule*> linears() = 0;
+
+  virtual const std::vector<cache::LayerShape>& layer_shapes() const = 0;
+
+  /// Bytes of all weights in memory.
+  virtual std::int64_t weight_bytes() const = 0;
+
+  int n_layers() const { return config().num_hidden_layers; }
+
+  /// Embedding and all layers. Shapes  ids [T] -> [T, hidden_size]
+  mx::array hidden(const mx::array& ids, const Batch& batch);
+
+  void observe_inputs(InputObserver observer) { observer_ = std::move(observer); }
+
+ protected:
+  InputObserver observer_;
+};
+
+}  // namespace optiq::models

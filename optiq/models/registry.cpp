@@ -1,0 +1,35 @@
+#include "optiq/models/registry.h"
+
+#include <fmt/format.h>
+
+#include "optiq/base/error.h"
+
+namespace optiq::models {
+namespace {
+
+constexpr Architecture kArchitectures[] = {
+    {"llama", build_llama},
+    {"qwen2", build_qwen2},
+    {"qwen3", build_qwen3},
+    {"qwen3_5", build_qwen3_5},
+};
+
+}  // namespace
+
+std::span<const Architecture> architectures() { return kArchitectures; }
+
+std::unique_ptr<Model> load(const checkpoint::Checkpoint& checkpoint) {
+  Weights weights(checkpoint);
+  const std::string& wanted = weights.config().architecture;
+  for (const Architecture& architecture : kArchitectures)
+    if (wanted == architecture.name) return architecture.build(weights);
+  throw CheckpointError(
+      fmt::format("{}: model_type: no architecture '{}' in this build",
+                  (checkpoint.directory() / "config.json").string(), wanted));
+}
+
+std::unique_ptr<Model> load(const std::filesystem::path& directory) {
+  return load(checkpoint::Checkpoint::open(directory));
+}
+
+}  // namespace optiq::models
