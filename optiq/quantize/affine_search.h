@@ -16,10 +16,10 @@
 //           k-quants and HQQ's baselines; measured in docs/decisions/rounding.md.
 #pragma once
 #include "optiq/kernels/float_type.h"
+#include "optiq/quantize/lanes.h"
 
 namespace optiq::quantize {
 
-inline constexpr int kSearchLanes = 16;
 inline constexpr int kMaxGroupSize = 128;
 
 /// Sixteen groups over the same columns, one per lane.
