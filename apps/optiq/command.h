@@ -1,0 +1,42 @@
+// What every command is given, and the list of commands.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+#include "output.h"
+
+namespace optiq::app {
+
+/// Wrong usage that only shows after parsing: exit 2 and a hint to --help.
+class UsageError : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
+/// What the common flags say; devices and threads are already set.
+struct Context {
+  Output& out;
+  std::uint64_t seed = 0;
+  bool quiet = false;
+};
+
+using Run = std::function<void(Context&)>;
+
+/// One command: its name, what it does, and a function that adds its flags and returns
+/// what runs it.
+struct Command {
+  const char* name;
+  const char* description;
+  Run (*add)(CLI::App& app);
+};
+
+std::span<const Command> commands();
+
+Run add_info(CLI::App& app);
+
+}  // namespace optiq::app

@@ -1,0 +1,133 @@
+// The program `optiq`: finds the command, runs it, and turns every failure into one
+// line and an exit status (0 done, 1 failed, 2 wrong usage, 130 interrupted).
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "command.h"
+#include "common_options.h"
+#include "optiq/base/error.h"
+#include "optiq/base/log.h"
+#include "optiq/base/signal.h"
+
+namespace optiq::app {
+namespace {
+
+constexpr int kFailed = 1;
+constexpr int kWrongUsage = 2;
+
+struct Registered {
+  CLI::App* app;
+  CommonOptions options;
+  Run run;
+};
+
+// What CLI11 says, as one line that begins with the flag.
+std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
+  if (dynamic_cast<const CLI::ExtrasError*>(&error)) {
+    const CLI::App* used = &app;
+    for (const CLI::App* sub : app.get_subcommands()) used = sub;
+    const auto rest = used->remaining(true);
+    const std::string first = rest.empty() ? "" : rest.front();
+    return fmt::format("unknown {} '{}'",
+                       !first.empty() && first.front() == '-' ? "flag" : "argument",
+                       first);
+  }
+  std::string text = error.what();
+  if (const auto rest = app.remaining(); app.get_subcommands().empty() && !rest.empty())
+    return fmt::format("unknown {} '{}'", rest[0][0] == '-' ? "flag" : "command",
+                       rest[0]);
+  if (dynamic_cast<const CLI::RequiredError*>(&error) && app.get_subcommands().empty())
+    text = "a command is required";
+  return text.substr(0, text.find('\n'));
+}
+
+std::string help_hint(const CLI::App& app) {
+  std::string name;
+  for (const CLI::App* sub : app.get_subcommands()) name = sub->get_name() + " ";
+  return fmt::format("see 'optiq {}--help'", name);
+}
+
+int fail(int status, std::string_view message) {
+  log(LogLevel::kError, message);
+  return status;
+}
+
+// MLX throws std::runtime_error for memory too.
+bool is_out_of_memory(const std::string& message) {
+  return message.find("Unable to allocate") != std::string::npos ||
+         message.find("out of memory") != std::string::npos;
+}
+
+int run(const CLI::App& app, Registered& command) {
+  try {
+    apply_log_options(command.options);
+    apply_device_options(command.options);
+    Output out(command.options.json);
+    Context context{out, command.options.seed, command.options.quiet};
+    command.run(context);
+    return 0;
+  } catch (const Interrupted&) {
+    log(LogLevel::kWarning, "interrupted");
+    return kInterruptedExitCode;
+  } catch (const UsageError& error) {
+    return fail(kWrongUsage, fmt::format("{}; {}", error.what(), help_hint(app)));
+  } catch (const std::invalid_argument& error) {
+    return fail(kWrongUsage, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(kFailed,
+                "out of memory: use a smaller model or context, fewer bits, or "
+                "a machine with more memory");
+  } catch (const std::exception& error) {
+    const std::string message = error.what();
+    return fail(kFailed,
+                is_out_of_memory(message) ? "out of memory: " + message : message);
+  }
+}
+
+int main_of(int argc, char** argv) {
+  install_interrupt_handler();
+  CLI::App app(
+      "optiq puts a language model on the machine you own: it measures which layers\n"
+      "need their bits, quantizes the rest, and runs the result.");
+  app.name("optiq");
+  app.set_version_flag("--version", "optiq " OPTIQ_VERSION);
+  app.require_subcommand(1);
+  app.failure_message([](const CLI::App*, const CLI::Error&) { return std::string(); });
+  std::vector<Registered> registered(commands().size());
+  for (std::size_t i = 0; i < registered.size(); ++i) {
+    const Command& command = commands()[i];
+    Registered& r = registered[i];
+    r.app = app.add_subcommand(command.name, command.description);
+    r.run = command.add(*r.app);
+    add_common_options(*r.app, r.options);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    return fail(kWrongUsage,
+                fmt::format("{}; {}", usage_message(app, error), help_hint(app)));
+  }
+  for (Registered& r : registered)
+    if (r.app->parsed()) return run(app, r);
+  return kWrongUsage;
+}
+
+}  // namespace
+}  // namespace optiq::app
+
+int main(int argc, char** argv) {
+  const int status = optiq::app::main_of(argc, argv);
+  if (std::fflush(stdout) != 0 && status == 0) {
+    optiq::log(optiq::LogLevel::kError, "stdout: cannot write");
+    return 1;
+  }
+  return status;
+}
