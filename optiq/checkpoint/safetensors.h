@@ -46,6 +46,11 @@ struct TensorEntry {
   std::vector<std::int64_t> shape;
 };
 
+/// The size that a file of these tensors has, header counted.
+std::uint64_t safetensors_file_bytes(
+    std::span<const TensorEntry> entries,
+    const std::map<std::string, std::string>& metadata);
+
 /// Writes one safetensors file tensor by tensor, in any order, so that a model is never
 /// held whole. Tensors lie by falling element size from a 64-byte boundary on, so each
 /// is aligned for its type and can be used from a map.

@@ -31,37 +31,64 @@ std::uint64_t size_bytes(const TensorEntry& entry) {
   return bits / 8;
 }
 
-}  // namespace
+struct Layout {
+  std::string header;                                       // padded
+  std::vector<std::pair<std::string, std::uint64_t>> ends;  // in the file's order
+};
 
-SafetensorsWriter::SafetensorsWriter(std::filesystem::path file,
-                                     std::span<const TensorEntry> entries,
-                                     const std::map<std::string, std::string>& metadata)
-    : file_(std::move(file)) {
+// Tensors by falling element size, so that each is aligned for its type.
+Layout lay_out(std::span<const TensorEntry> entries,
+               const std::map<std::string, std::string>& metadata) {
   std::vector<const TensorEntry*> order;
   for (const TensorEntry& entry : entries) order.push_back(&entry);
   std::ranges::stable_sort(order, [](const TensorEntry* a, const TensorEntry* b) {
     return info(a->dtype).bits > info(b->dtype).bits;
   });
+  Layout layout;
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::uint64_t end = 0;
   for (const TensorEntry* entry : order) {
-    const std::uint64_t bytes = size_bytes(*entry);
-    if (entry->name.empty() || entry->name == "__metadata__" ||
-        !places_.emplace(entry->name, Place{end, bytes, bytes == 0}).second)
-      throw std::invalid_argument(
-          fmt::format("[SafetensorsWriter] expected unique tensor names, found {}",
-                      quote(entry->name)));
+    const std::uint64_t begin = end;
+    end += size_bytes(*entry);
     header[entry->name] = {{"dtype", info(entry->dtype).name},
                            {"shape", entry->shape},
-                           {"data_offsets", {end, end + bytes}}};
-    end += bytes;
+                           {"data_offsets", {begin, end}}};
+    layout.ends.emplace_back(entry->name, end);
   }
-  std::string text = header.dump();
+  layout.header = header.dump();
   constexpr std::size_t kAlignment = 64;
-  text.append(kAlignment - 1 - (8 + text.size() + kAlignment - 1) % kAlignment, ' ');
+  layout.header.append(
+      kAlignment - 1 - (8 + layout.header.size() + kAlignment - 1) % kAlignment, ' ');
+  return layout;
+}
+
+}  // namespace
+
+std::uint64_t safetensors_file_bytes(
+    std::span<const TensorEntry> entries,
+    const std::map<std::string, std::string>& metadata) {
+  const Layout layout = lay_out(entries, metadata);
+  return 8 + layout.header.size() +
+         (layout.ends.empty() ? 0 : layout.ends.back().second);
+}
+
+SafetensorsWriter::SafetensorsWriter(std::filesystem::path file,
+                                     std::span<const TensorEntry> entries,
+                                     const std::map<std::string, std::string>& metadata)
+    : file_(std::move(file)) {
+  const Layout layout = lay_out(entries, metadata);
+  const std::string& text = layout.header;
   const std::uint64_t length = text.size();
-  for (auto& [name, place] : places_) place.offset += 8 + length;
+  std::uint64_t begin = 0;
+  for (const auto& [name, end] : layout.ends) {
+    const std::uint64_t bytes = end - begin;
+    if (name.empty() || name == "__metadata__" ||
+        !places_.emplace(name, Place{8 + length + begin, bytes, bytes == 0}).second)
+      throw std::invalid_argument(fmt::format(
+          "[SafetensorsWriter] expected unique tensor names, found {}", quote(name)));
+    begin = end;
+  }
 
   fd_ = ::open(file_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd_ < 0)
