@@ -1,0 +1,289 @@
+// With H = (U + I) D (U + I)^T, U strictly upper triangular, and columns rounded from
+// first to last, the error is tr(E H E^T) = sum_k D_k |e_k + sum_{j<k} U_jk e_j|^2. So
+// column k is best rounded from the target t_k = w_k + sum_{j<k} U_jk e_j, which leaves
+// |t_k - q_k|^2 D_k. No inverse of H is needed. Sums over columns of earlier blocks are
+// one matrix product per block; inside a block, rows are independent and vectorised.
+#include "optiq/quantize/gptq.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <stdexcept>
+#include <vector>
+
+#include "optiq/base/parallel.h"
+#include "optiq/quantize/blas.h"
+#include "optiq/quantize/cholesky.h"
+#include "optiq/quantize/packing.h"
+
+namespace optiq::quantize {
+namespace {
+
+constexpr std::int64_t kColumns = 128;  // of a block
+constexpr std::int64_t kChunk = 512;    // rows worked on at a time
+constexpr std::int64_t kLane = 64;      // rows of a task inside a block
+
+void check_hessian(std::span<const float> H, std::int64_t K) {
+  if (K <= 0 || H.size() != static_cast<std::uint64_t>(K) * K)
+    throw std::invalid_argument(
+        fmt::format("[encode_gptq] {} values are not H [{}, {}]", H.size(), K, K));
+  for (std::int64_t i = 0; i < K * K; ++i)
+    if (!std::isfinite(H[i]))
+      throw std::invalid_argument(
+          fmt::format("[encode_gptq] H[{}, {}] is not finite", i / K, i % K));
+  for (std::int64_t k = 0; k < K; ++k)
+    if (H[k * K + k] < 0)
+      throw std::invalid_argument(fmt::format(
+          "[encode_gptq] H[{}, {}] is {}, expected at least 0", k, k, H[k * K + k]));
+}
+
+std::vector<float> diagonal(std::span<const float> H, std::int64_t K) {
+  std::vector<float> h(static_cast<std::size_t>(K));
+  for (std::int64_t k = 0; k < K; ++k) h[k] = H[k * K + k];
+  return h;
+}
+
+/// U + I above, for columns in the order of rounding; empty if H cannot be factored.
+struct Feedback {
+  std::vector<std::int64_t> order;
+  std::vector<float> unit_upper;  // [K, K]
+  double damping = 0;
+};
+
+/// The factor of the reversed matrix, reversed, is upper triangular: with R the
+/// reversal, R H R = L L^T gives H = (R L R) (R L R)^T. Reversing rows and columns of a
+/// square matrix is reversing its memory.
+bool factor(std::span<const float> H, std::int64_t K, double shift,
+            Feedback& feedback) {
+  std::vector<float>& m = feedback.unit_upper;
+  m.resize(static_cast<std::size_t>(K) * K);
+  for (std::int64_t i = 0; i < K; ++i)
+    for (std::int64_t j = 0; j < K; ++j)
+      m[i * K + j] = H[feedback.order[i] * K + feedback.order[j]];
+  for (std::int64_t i = 0; i < K; ++i) m[i * K + i] += static_cast<float>(shift);
+  std::ranges::reverse(m);
+  if (!cholesky(m, K)) return false;
+  std::ranges::reverse(m);
+  std::vector<float> inverse(static_cast<std::size_t>(K));
+  for (std::int64_t k = 0; k < K; ++k) inverse[k] = 1 / m[k * K + k];
+  for (std::int64_t i = 0; i < K; ++i)
+    for (std::int64_t j = i; j < K; ++j) m[i * K + j] *= inverse[j];
+  return std::ranges::all_of(m, [](float x) { return std::isfinite(x); });
+}
+
+Feedback make_feedback(std::span<const float> H, std::int64_t K,
+                       std::span<const float> h, double damping) {
+  Feedback feedback;
+  feedback.order.resize(static_cast<std::size_t>(K));
+  std::iota(feedback.order.begin(), feedback.order.end(), 0);
+  std::ranges::stable_sort(feedback.order,
+                           [&](std::int64_t a, std::int64_t b) { return h[a] > h[b]; });
+  const double mean = std::accumulate(h.begin(), h.end(), 0.0) / static_cast<double>(K);
+  for (double share = std::max(damping, 1e-6); mean > 0 && share <= 10; share *= 10)
+    if (factor(H, K, share * mean, feedback)) {
+      feedback.damping = share;
+      return feedback;
+    }
+  feedback.unit_upper.clear();
+  return feedback;
+}
+
+/// A chunk of rows, stored column by column in the order of rounding.
+class Chunk {
+ public:
+  Chunk(std::span<const float> w, std::int64_t N, const EncodedTensor& tensor,
+        const Feedback& feedback, std::int64_t first)
+      : tensor_(tensor),
+        feedback_(feedback),
+        K_(tensor.K),
+        first_(first),
+        rows_(std::min(kChunk, N - first)),
+        w_(K_ * rows_),
+        error_(K_ * rows_),
+        target_(kColumns * rows_),
+        code_(K_ * rows_) {
+    for (std::int64_t k = 0; k < K_; ++k)
+      for (std::int64_t r = 0; r < rows_; ++r)
+        w_[k * rows_ + r] = w[(first + r) * K_ + feedback.order[k]];
+    const std::int64_t G = tensor.groups();
+    scale_.resize(G * rows_);
+    bias_.resize(G * rows_);
+    for (std::int64_t g = 0; g < G; ++g)
+      for (std::int64_t r = 0; r < rows_; ++r) {
+        const std::int64_t index = (first + r) * G + g;
+        scale_[g * rows_ + r] =
+            load_float(tensor.scales.data(), index, tensor.scale_type);
+        bias_[g * rows_ + r] =
+            load_float(tensor.biases.data(), index, tensor.scale_type);
+      }
+  }
+
+  void round_all() {
+    for (std::int64_t begin = 0; begin < K_; begin += kColumns) {
+      const std::int64_t n = std::min(kColumns, K_ - begin);
+      std::copy_n(w_.data() + begin * rows_, n * rows_, target_.data());
+      if (begin > 0)
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, static_cast<int>(n),
+                    static_cast<int>(rows_), static_cast<int>(begin), 1,
+                    feedback_.unit_upper.data() + begin, static_cast<int>(K_),
+                    error_.data(), static_cast<int>(rows_), 1, target_.data(),
+                    static_cast<int>(rows_));
+      parallel_ranges(static_cast<std::size_t>(rows_), kLane,
+                      [&](std::size_t from, std::size_t to) {
+                        round_block(begin, n, static_cast<std::int64_t>(from),
+                                    static_cast<std::int64_t>(to - from));
+                      });
+    }
+  }
+
+  std::int64_t rows() const { return rows_; }
+
+  /// w - decoded, and the codes, row by row in the order of the tensor.
+  void unpermute(std::vector<float>& difference,
+                 std::vector<std::uint8_t>& codes) const {
+    difference.resize(w_.size());
+    codes.resize(w_.size());
+    for (std::int64_t k = 0; k < K_; ++k)
+      for (std::int64_t r = 0; r < rows_; ++r) {
+        difference[r * K_ + feedback_.order[k]] = error_[k * rows_ + r];
+        codes[r * K_ + feedback_.order[k]] = code_[k * rows_ + r];
+      }
+  }
+
+ private:
+  void round_block(std::int64_t begin, std::int64_t n, std::int64_t from,
+                   std::int64_t count) {
+    const float top = static_cast<float>((1 << tensor_.spec.bits) - 1);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t k = begin + i;
+      float* target = target_.data() + i * rows_ + from;
+      for (std::int64_t j = 0; j < i; ++j) {
+        const float u = feedback_.unit_upper[(begin + j) * K_ + k];
+        const float* error = error_.data() + (begin + j) * rows_ + from;
+        for (std::int64_t r = 0; r < count; ++r) target[r] += u * error[r];
+      }
+      const std::int64_t group = feedback_.order[k] / tensor_.spec.group_size;
+      const float* scale = scale_.data() + group * rows_ + from;
+      const float* bias = bias_.data() + group * rows_ + from;
+      const float* w = w_.data() + k * rows_ + from;
+      float* error = error_.data() + k * rows_ + from;
+      std::uint8_t* code = code_.data() + k * rows_ + from;
+      for (std::int64_t r = 0; r < count; ++r) {
+        const float x = (target[r] - bias[r]) / scale[r];
+        // Comparisons with NaN (a scale of zero) are false: the code is 0.
+        const float inside = x > 0 ? (x < top ? x : top) : 0;
+        const float q = (inside + 12582912.0f) - 12582912.0f;  // to the nearest integer
+        error[r] = w[r] - (scale[r] * q + bias[r]);
+        code[r] = static_cast<std::uint8_t>(q);
+      }
+    }
+  }
+
+  const EncodedTensor& tensor_;
+  const Feedback& feedback_;
+  std::int64_t K_, first_, rows_;
+  std::vector<float> w_, error_, target_;  // [K, rows], [K, rows], [kColumns, rows]
+  std::vector<std::uint8_t> code_;         // [K, rows]
+  std::vector<float> scale_, bias_;        // [groups, rows]
+};
+
+/// d H d^T for each row of D.
+std::vector<double> row_errors(std::span<const float> difference, std::int64_t N,
+                               std::int64_t K, std::span<const float> H,
+                               std::vector<float>& product) {
+  product.resize(static_cast<std::size_t>(N * K));
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<int>(N),
+              static_cast<int>(K), static_cast<int>(K), 1, difference.data(),
+              static_cast<int>(K), H.data(), static_cast<int>(K), 0, product.data(),
+              static_cast<int>(K));
+  std::vector<double> errors(static_cast<std::size_t>(N));
+  for (std::int64_t n = 0; n < N; ++n)
+    for (std::int64_t k = 0; k < K; ++k)
+      errors[n] += static_cast<double>(difference[n * K + k]) * product[n * K + k];
+  return errors;
+}
+
+/// Rows [first, first + rows) of an affine tensor, decoded, taken from w.
+std::vector<float> difference_of_rows(std::span<const float> w,
+                                      const EncodedTensor& tensor, std::int64_t first,
+                                      std::int64_t rows) {
+  const std::int64_t K = tensor.K, size = tensor.spec.group_size;
+  const std::size_t words = static_cast<std::size_t>(K) * tensor.spec.bits / 32;
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(rows * K));
+  unpack_codes({tensor.weight.data() + first * words, rows * words}, tensor.spec.bits,
+               codes);
+  std::vector<float> difference(codes.size());
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t k = 0; k < K; ++k) {
+      const std::int64_t index = (first + r) * tensor.groups() + k / size;
+      difference[r * K + k] =
+          w[(first + r) * K + k] -
+          (load_float(tensor.scales.data(), index, tensor.scale_type) *
+               codes[r * K + k] +
+           load_float(tensor.biases.data(), index, tensor.scale_type));
+    }
+  return difference;
+}
+
+}  // namespace
+
+double output_error(std::span<const float> difference, std::int64_t N, std::int64_t K,
+                    std::span<const float> H) {
+  if (N < 0 || K <= 0 || difference.size() != static_cast<std::uint64_t>(N) * K ||
+      H.size() != static_cast<std::uint64_t>(K) * K)
+    throw std::invalid_argument(
+        fmt::format("[output_error] {} differences and {} values of H are not [{}, {}] "
+                    "and [{}, {}]",
+                    difference.size(), H.size(), N, K, K, K));
+  double sum = 0;
+  std::vector<float> product;
+  for (std::int64_t first = 0; first < N; first += kChunk) {
+    const std::int64_t rows = std::min(kChunk, N - first);
+    for (double error :
+         row_errors(difference.subspan(first * K, rows * K), rows, K, H, product))
+      sum += error;
+  }
+  return sum;
+}
+
+GptqResult encode_gptq(std::span<const float> w, std::int64_t N, std::int64_t K,
+                       std::span<const float> H, const GptqOptions& options) {
+  check_hessian(H, K);
+  const std::vector<float> h = diagonal(H, K);
+  GptqResult result;
+  result.tensor = encode_affine(w, N, K, floored(h, options.damping), options.affine);
+  const Feedback feedback = make_feedback(H, K, h, options.damping);
+  result.damping = feedback.damping;
+
+  const std::size_t words = static_cast<std::size_t>(K) * options.affine.bits / 32;
+  std::vector<float> difference, product;
+  std::vector<std::uint8_t> codes;
+  for (std::int64_t first = 0; first < N; first += kChunk) {
+    const std::int64_t rows = std::min(kChunk, N - first);
+    const auto searched = row_errors(difference_of_rows(w, result.tensor, first, rows),
+                                     rows, K, H, product);
+    result.searched_output_error =
+        std::accumulate(searched.begin(), searched.end(), result.searched_output_error);
+    std::vector<double> compensated = searched;
+    if (!feedback.unit_upper.empty()) {
+      Chunk chunk(w, N, result.tensor, feedback, first);
+      chunk.round_all();
+      chunk.unpermute(difference, codes);
+      compensated = row_errors(difference, rows, K, H, product);
+    }
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const bool better = compensated[r] < searched[r];
+      result.output_error += better ? compensated[r] : searched[r];
+      if (!better) continue;
+      ++result.compensated_rows;
+      pack_codes({codes.data() + r * K, static_cast<std::size_t>(K)},
+                 options.affine.bits,
+                 {result.tensor.weight.data() + (first + r) * words, words});
+    }
+  }
+  return result;
+}
+
+}  // namespace optiq::quantize

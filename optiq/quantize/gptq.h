@@ -1,0 +1,48 @@
+// Rounding that lets later columns make up for the errors of earlier ones (GPTQ).
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "optiq/quantize/affine.h"
+#include "optiq/quantize/encoded_tensor.h"
+
+namespace optiq::quantize {
+
+struct GptqOptions {
+  AffineOptions affine;
+  double damping = 0.01;  // added to the diagonal, as a share of its mean
+};
+
+struct GptqResult {
+  EncodedTensor tensor;     // its `error` is weighted by the diagonal of H alone
+  double output_error = 0;  // tr(dW H dW^T) of `tensor`
+  double searched_output_error = 0;  // the same for encode_affine with H's diagonal
+  double damping = 0;                // what was used; 0 if no factor of H was found
+  std::int64_t compensated_rows = 0;
+};
+
+/// Encodes W so that the layer's output changes little: tr(dW H dW^T), H = E[x x^T].
+///
+/// Scales and biases are those of encode_affine for the original W, weighted by the
+/// diagonal of H. The columns are then rounded in the order of falling H_kk, each after
+/// correction for the errors already made; codes stay at their places, so the result is
+/// an ordinary affine tensor without a permutation. A row keeps the codes of
+/// encode_affine where these are no worse, so output_error <= searched_output_error.
+/// A factor that fails is tried again with ten times the damping.
+///
+/// Shapes    w [N, K] and H [K, K], row major; H symmetric (its rows are read).
+/// Throws    std::invalid_argument as encode_affine; for an H that is not finite or has
+///           a negative diagonal.
+/// Threads   uses the shared pool and BLAS's own threads.
+/// Cost      K^3 / 3 + 2.5 N K^2 multiply-adds, two copies of H, 5 K floats for each of
+///           512 rows.
+/// Source    Frantar et al., GPTQ (2210.17323), in the form without an inverse of
+///           Chee et al., QuIP (2307.13304), section 3 and theorem 6 (LDLQ).
+GptqResult encode_gptq(std::span<const float> w, std::int64_t N, std::int64_t K,
+                       std::span<const float> H, const GptqOptions& options);
+
+/// tr(D H D^T) for D [N, K]; double sums of float32 products.
+double output_error(std::span<const float> difference, std::int64_t N, std::int64_t K,
+                    std::span<const float> H);
+
+}  // namespace optiq::quantize
