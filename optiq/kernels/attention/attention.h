@@ -1,0 +1,72 @@
+// Softmax attention over float keys and values, for ragged batches.
+#pragma once
+#include <cstdint>
+
+#include "optiq/kernels/float_type.h"
+
+namespace optiq::kernels {
+
+/// Keys and values of one sequence: value i of row s of head h of the keys is
+/// k[h * k_head_stride + s * k_row_stride + i], strides counted in values.
+struct KvView {
+  const void* k;
+  const void* v;
+  FloatType type;  // kF32 or kF16
+  std::int64_t k_head_stride, k_row_stride;
+  std::int64_t v_head_stride, v_row_stride;
+};
+
+/// One sequence: its `tokens` rows of q, and cached + tokens rows of keys and values.
+struct AttentionSegment {
+  int tokens;
+  int cached;
+  KvView kv;
+};
+
+/// One call of attention.
+///
+/// Shapes    q, gate [T, n_heads, D] strided, the last axis contiguous; y [T, n_heads,
+///           D] contiguous; T is the sum of the segments' tokens
+/// Requires  n_heads a multiple of n_kv_heads; D at most kMaxHeadDim
+struct AttentionArgs {
+  const float* q;
+  std::int64_t q_row_stride, q_head_stride;
+  const float* gate;  // null: no gate
+  std::int64_t gate_row_stride, gate_head_stride;
+  float* y;
+  const AttentionSegment* segments;
+  int n_segments;
+  int n_heads, n_kv_heads, head_dim;
+  float scale;
+  int window;  // keys that a token sees, itself the last; 0: all
+  bool causal;
+};
+
+constexpr int kMaxHeadDim = 1024;
+
+/// y = softmax(scale q k^T + mask) v, times sigmoid(gate) where there is one; the
+/// sum over keys never leaves the first-level caches.
+///
+/// A row's result is the same to the last bit whichever rows share the call, however
+/// they are cut and on however many threads (finite inputs; attention_tile.h).
+///
+/// Cost      decode reads each key and value once for all query heads of its group,
+///           bound by those bytes; prefill by multiply-adds, 4 D for each visible key.
+/// Source    Milakov and Gimelshein 2018 (online softmax); Dao et al. 2022 (tiles);
+///           Dao et al. 2023, "Flash-Decoding" (the split over the context).
+void attention(const AttentionArgs& args);
+
+/// Rows of keys or values on their way into a cache: row t of head h of the source to
+/// row first_row + t of head h.
+struct KvAppendArgs {
+  const float* source;
+  std::int64_t row_stride, head_stride;  // of the source
+  void* cache;                           // [n_heads, capacity, head_dim]
+  FloatType type;                        // of the cache: kF32 or kF16
+  int n_heads, head_dim, capacity;
+  int first_row, rows;
+};
+
+void append_to_cache(const KvAppendArgs& args);
+
+}  // namespace optiq::kernels

@@ -1,0 +1,88 @@
+#include "optiq/kernels/attention/attention_fallback.h"
+
+#include <limits>
+
+#include "mlx/ops.h"
+
+namespace optiq::kernels {
+namespace {
+
+// Rows [begin, end) of the first axis.
+mx::array rows(const mx::array& x, int begin, int end) {
+  return mx::slice(x, {begin, 0, 0}, {end, x.shape(1), x.shape(2)});
+}
+
+// 0 where the key is visible, -infinity elsewhere: [tokens, cached + tokens].
+mx::array additive_mask(const Segment& segment, int window, bool causal) {
+  const int keys = segment.cached + segment.tokens;
+  const mx::array position =
+      mx::reshape(mx::arange(segment.cached, keys, 1), {segment.tokens, 1});
+  const mx::array key = mx::reshape(mx::arange(0, keys, 1), {1, keys});
+  mx::array visible = mx::full({segment.tokens, keys}, true);
+  if (causal) visible = mx::logical_and(visible, mx::less_equal(key, position));
+  if (window > 0)
+    visible = mx::logical_and(visible, mx::greater(key, position - mx::array(window)));
+  return mx::where(visible, mx::array(0.0f),
+                   mx::array(-std::numeric_limits<float>::infinity()));
+}
+
+// q [t, n_heads, D]; k, v [n_kv_heads, S, D] -> [t, n_heads, D].
+mx::array attend(const mx::array& q, const mx::array& k, const mx::array& v,
+                 const mx::array& mask, float scale) {
+  const int tokens = q.shape(0), n_heads = q.shape(1), dim = q.shape(2);
+  const int n_kv_heads = k.shape(0), keys = k.shape(1);
+  const mx::array queries = mx::reshape(
+      mx::transpose(q, {1, 0, 2}), {n_kv_heads, n_heads / n_kv_heads, tokens, dim});
+  const mx::array scores =
+      mx::matmul(queries,
+                 mx::reshape(mx::transpose(k, {0, 2, 1}), {n_kv_heads, 1, dim, keys})) *
+          scale +
+      mask;
+  const mx::array y =
+      mx::matmul(mx::softmax(scores, -1), mx::reshape(v, {n_kv_heads, 1, keys, dim}));
+  return mx::transpose(mx::reshape(y, {n_heads, tokens, dim}), {1, 0, 2});
+}
+
+}  // namespace
+
+std::vector<mx::array> attention_fallback(const std::vector<mx::array>& inputs,
+                                          std::span<const Segment> segments,
+                                          float scale, int window, bool causal,
+                                          bool has_gate) {
+  const std::size_t first_cache = has_gate ? 4 : 3;
+  std::vector<mx::array> parts, caches;
+  int row = 0;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const Segment& segment = segments[i];
+    if (inputs.size() > first_cache)
+      for (std::size_t j = 0; j < 2; ++j)
+        caches.push_back(inputs[first_cache + 2 * i + j]);
+    if (segment.tokens == 0) continue;
+    const int end = row + segment.tokens;
+    mx::array k = mx::transpose(rows(inputs[1], row, end), {1, 0, 2});
+    mx::array v = mx::transpose(rows(inputs[2], row, end), {1, 0, 2});
+    if (!caches.empty()) {
+      const int keys = segment.cached + segment.tokens, n_kv_heads = k.shape(0);
+      const auto append = [&](mx::array& cache, const mx::array& x) {
+        const mx::Shape begin{0, segment.cached, 0};
+        const mx::Shape end_of_rows{n_kv_heads, keys, x.shape(2)};
+        cache =
+            mx::slice_update(cache, mx::astype(x, cache.dtype()), begin, end_of_rows);
+        return mx::astype(mx::slice(cache, {0, 0, 0}, end_of_rows), mx::float32);
+      };
+      k = append(caches[2 * i], k);
+      v = append(caches[2 * i + 1], v);
+    }
+    parts.push_back(attend(rows(inputs[0], row, end), k, v,
+                           additive_mask(segment, window, causal), scale));
+    row = end;
+  }
+  mx::array y =
+      parts.empty() ? mx::zeros(inputs[0].shape()) : mx::concatenate(parts, 0);
+  if (has_gate) y = y * mx::sigmoid(inputs[3]);
+  std::vector<mx::array> outputs{y};
+  outputs.insert(outputs.end(), caches.begin(), caches.end());
+  return outputs;
+}
+
+}  // namespace optiq::kernels

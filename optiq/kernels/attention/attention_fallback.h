@@ -1,0 +1,18 @@
+// Attention in plain MLX operations: the definition that the kernel is held to.
+#pragma once
+#include <span>
+#include <vector>
+
+#include "optiq/kernels/attention/attention_primitive.h"
+
+namespace optiq::kernels {
+
+/// attention() and cached_attention() on one list of arrays: q, k, v, the gate if
+/// `has_gate`, then the k and v of each segment's cache if there are caches. Gives y,
+/// then the new caches in the same order.
+std::vector<mx::array> attention_fallback(const std::vector<mx::array>& inputs,
+                                          std::span<const Segment> segments,
+                                          float scale, int window, bool causal,
+                                          bool has_gate);
+
+}  // namespace optiq::kernels

@@ -1,0 +1,259 @@
+#include "optiq/kernels/attention/attention_primitive.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "optiq/base/parallel.h"
+#include "optiq/kernels/attention/attention.h"
+#include "optiq/kernels/attention/attention_fallback.h"
+#include "optiq/kernels/fused_primitive.h"
+
+namespace optiq::kernels {
+namespace {
+
+// What the options say without their arrays.
+struct Settings {
+  std::vector<Segment> segments;
+  float scale;
+  int window;
+  bool causal, has_gate;
+
+  std::size_t first_cache() const { return has_gate ? 4 : 3; }
+};
+
+FloatType type_of(const mx::array& x) {
+  return x.dtype() == mx::float16 ? FloatType::kF16 : FloatType::kF32;
+}
+
+class Attention : public FusedPrimitive {
+ public:
+  Attention(Fallback fallback, Settings settings)
+      : FusedPrimitive(fused_stream(), "Attention", std::move(fallback)),
+        settings_(std::move(settings)) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    const mx::array q = with_contiguous_rows(inputs[0]);
+    const mx::array k = with_contiguous_rows(inputs[1]);
+    const mx::array v = with_contiguous_rows(inputs[2]);
+    allocate(outputs[0]);
+    AttentionArgs args{};
+    args.q = q.data<float>();
+    args.q_row_stride = q.strides(0);
+    args.q_head_stride = q.strides(1);
+    if (settings_.has_gate) {
+      const mx::array gate = with_contiguous_rows(inputs[3]);
+      args.gate = gate.data<float>();
+      args.gate_row_stride = gate.strides(0);
+      args.gate_head_stride = gate.strides(1);
+    }
+    args.y = outputs[0].data<float>();
+    args.n_heads = q.shape(1);
+    args.n_kv_heads = k.shape(1);
+    args.head_dim = q.shape(2);
+    args.scale = settings_.scale;
+    args.window = settings_.window;
+    args.causal = settings_.causal;
+    std::vector<AttentionSegment> segments;
+    std::int64_t row = 0;
+    for (std::size_t i = 0; i < settings_.segments.size(); ++i) {
+      const Segment& s = settings_.segments[i];
+      if (inputs.size() == settings_.first_cache()) {
+        const KvView view{k.data<float>() + row * k.strides(0),
+                          v.data<float>() + row * v.strides(0),
+                          FloatType::kF32,
+                          k.strides(1),
+                          k.strides(0),
+                          v.strides(1),
+                          v.strides(0)};
+        segments.push_back({s.tokens, s.cached, view});
+      } else {
+        const std::size_t at = settings_.first_cache() + 2 * i;
+        mx::array& new_k = outputs[1 + 2 * i];
+        mx::array& new_v = outputs[2 + 2 * i];
+        append(inputs[at], k, row, s, new_k);
+        append(inputs[at + 1], v, row, s, new_v);
+        const std::int64_t head =
+            static_cast<std::int64_t>(new_k.shape(1)) * args.head_dim;
+        const KvView view{new_k.data<void>(), new_v.data<void>(),
+                          type_of(new_k),     head,
+                          args.head_dim,      head,
+                          args.head_dim};
+        segments.push_back({s.tokens, s.cached, view});
+      }
+      row += s.tokens;
+    }
+    dispatch([args, segments = std::move(segments)]() mutable {
+      args.segments = segments.data();
+      args.n_segments = static_cast<int>(segments.size());
+      attention(args);
+    });
+  }
+
+ private:
+  mx::array with_contiguous_rows(const mx::array& x) {
+    const bool rows = x.shape(2) == 1 || x.strides(2) == 1;
+    return rows ? x : contiguous(x);
+  }
+
+  // Gives `out` the rows of `cache` and behind them those of x.
+  void append(const mx::array& cache, const mx::array& x, std::int64_t row,
+              const Segment& segment, mx::array& out) {
+    if (!donate(cache, out)) copy_used_rows(cache, segment.cached, out);
+    KvAppendArgs args{};
+    args.source = x.data<float>() + row * x.strides(0);
+    args.row_stride = x.strides(0);
+    args.head_stride = x.strides(1);
+    args.cache = out.data<void>();
+    args.type = type_of(out);
+    args.n_heads = out.shape(0);
+    args.capacity = out.shape(1);
+    args.head_dim = out.shape(2);
+    args.first_row = segment.cached;
+    args.rows = segment.tokens;
+    dispatch([args] { append_to_cache(args); });
+  }
+
+  void copy_used_rows(const mx::array& cache, int cached, mx::array& out) {
+    allocate(out);
+    const mx::array from = contiguous(cache);
+    const std::size_t head =
+        static_cast<std::size_t>(out.shape(1)) * out.shape(2) * out.itemsize();
+    const std::size_t used =
+        static_cast<std::size_t>(cached) * out.shape(2) * out.itemsize();
+    dispatch([source = from.data<char>(), target = out.data<char>(), head, used,
+              n = static_cast<std::size_t>(out.shape(0))] {
+      parallel_for(n, [=](std::size_t i) {
+        std::memcpy(target + i * head, source + i * head, used);
+      });
+    });
+  }
+
+  Settings settings_;
+};
+
+[[noreturn]] void refuse(const std::string& what) {
+  throw std::invalid_argument("attention: " + what);
+}
+
+std::string text(const mx::array& x) {
+  std::string shape;
+  for (int n : x.shape()) shape += fmt::format("{}{}", shape.empty() ? "" : ", ", n);
+  return "[" + shape + "]";
+}
+
+void check(const mx::array& q, const mx::array& k, const mx::array& v,
+           std::span<const Segment> segments, const AttentionOptions& options) {
+  if (q.ndim() != 3 || k.ndim() != 3 || v.ndim() != 3)
+    refuse("expected q, k and v with three axes");
+  if (k.shape() != v.shape() || k.shape(0) != q.shape(0) || k.shape(2) != q.shape(2) ||
+      k.shape(1) < 1 || q.shape(1) % k.shape(1) != 0)
+    refuse(fmt::format("q {}, k {} and v {} do not go together", text(q), text(k),
+                       text(v)));
+  if (q.shape(2) < 1 || q.shape(2) > kMaxHeadDim)
+    refuse(fmt::format("expected a head_dim of 1 to {}, found {}", kMaxHeadDim,
+                       q.shape(2)));
+  for (const mx::array& x : {q, k, v})
+    if (x.dtype() != mx::float32) refuse("expected float32 for q, k and v");
+  if (options.window < 0) refuse(fmt::format("window is {}", options.window));
+  if (options.gate &&
+      (options.gate->shape() != q.shape() || options.gate->dtype() != mx::float32))
+    refuse(fmt::format("expected a float32 gate {}, found {}", text(q),
+                       text(*options.gate)));
+  std::int64_t rows = 0;
+  for (const Segment& s : segments) {
+    if (s.tokens < 0 || s.cached < 0)
+      refuse(fmt::format("a segment of {} tokens behind {}", s.tokens, s.cached));
+    rows += s.tokens;
+  }
+  if (rows != q.shape(0))
+    refuse(fmt::format("segments have {} rows, q has {}", rows, q.shape(0)));
+}
+
+void check_cache(const KvArrays& cache, const Segment& segment, const mx::array& k) {
+  const mx::Shape& shape = cache.k.shape();
+  if (shape.size() != 3 || cache.v.shape() != shape || shape[0] != k.shape(1) ||
+      shape[2] != k.shape(2))
+    refuse(fmt::format("a cache {} does not take k {}", text(cache.k), text(k)));
+  if (cache.k.dtype() != cache.v.dtype() ||
+      (cache.k.dtype() != mx::float32 && cache.k.dtype() != mx::float16))
+    refuse("expected a cache of float32 or float16");
+  if (segment.tokens > shape[1] - segment.cached)
+    refuse(fmt::format("{} tokens behind {} do not fit a cache of {}", segment.tokens,
+                       segment.cached, shape[1]));
+}
+
+Settings settings_of(std::span<const Segment> segments,
+                     const AttentionOptions& options) {
+  return {{segments.begin(), segments.end()},
+          options.scale,
+          options.window,
+          options.causal,
+          options.gate.has_value()};
+}
+
+Fallback fallback_for(const Settings& s) {
+  return [s](const Arrays& inputs) {
+    return attention_fallback(inputs, s.segments, s.scale, s.window, s.causal,
+                              s.has_gate);
+  };
+}
+
+}  // namespace
+
+mx::array attention(const mx::array& q, const mx::array& k, const mx::array& v,
+                    std::span<const Segment> segments,
+                    const AttentionOptions& options) {
+  check(q, k, v, segments, options);
+  for (const Segment& s : segments)
+    if (s.cached != 0)
+      refuse(fmt::format("{} cached tokens without a cache", s.cached));
+  Arrays inputs{q, k, v};
+  if (options.gate) inputs.push_back(*options.gate);
+  Settings settings = settings_of(segments, options);
+  Fallback fallback = fallback_for(settings);
+  if (!runs_on_cpu()) return fallback(inputs)[0];
+  return mx::array(
+      q.shape(), mx::float32,
+      std::make_shared<Attention>(std::move(fallback), std::move(settings)),
+      std::move(inputs));
+}
+
+std::pair<mx::array, std::vector<KvArrays>> cached_attention(
+    const mx::array& q, const mx::array& k, const mx::array& v,
+    std::span<const Segment> segments, std::vector<KvArrays> caches,
+    const AttentionOptions& options) {
+  check(q, k, v, segments, options);
+  if (caches.size() != segments.size())
+    refuse(fmt::format("{} caches for {} segments", caches.size(), segments.size()));
+  Arrays inputs{q, k, v};
+  if (options.gate) inputs.push_back(*options.gate);
+  std::vector<mx::Shape> shapes{q.shape()};
+  std::vector<mx::Dtype> dtypes{mx::float32};
+  for (std::size_t i = 0; i < caches.size(); ++i) {
+    check_cache(caches[i], segments[i], k);
+    for (mx::array* x : {&caches[i].k, &caches[i].v}) {
+      shapes.push_back(x->shape());
+      dtypes.push_back(x->dtype());
+      inputs.push_back(std::move(*x));
+    }
+  }
+  caches.clear();
+  Settings settings = settings_of(segments, options);
+  Fallback fallback = fallback_for(settings);
+  Arrays outputs =
+      runs_on_cpu()
+          ? mx::array::make_arrays(
+                std::move(shapes), dtypes,
+                std::make_shared<Attention>(std::move(fallback), std::move(settings)),
+                std::move(inputs))
+          : fallback(inputs);
+  std::vector<KvArrays> updated;
+  for (std::size_t i = 1; i < outputs.size(); i += 2)
+    updated.push_back({outputs[i], outputs[i + 1]});
+  return {outputs[0], std::move(updated)};
+}
+
+}  // namespace optiq::kernels

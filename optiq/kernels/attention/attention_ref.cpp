@@ -1,0 +1,105 @@
+#include <algorithm>
+#include <cmath>
+
+#include <vector>
+
+#include "optiq/kernels/attention/attention_tile.h"
+
+namespace optiq::kernels::ref {
+namespace {
+
+void write_row(const AttentionArgs& a, const AttentionTile& tile, int row,
+               const std::vector<double>& sums, double weight) {
+  const int group = a.n_heads / a.n_kv_heads;
+  const std::int64_t token = tile.first_token + row / group;
+  const int head = tile.kv_head * group + row % group;
+  for (int i = 0; i < a.head_dim; ++i) {
+    double value = sums[static_cast<std::size_t>(i)] / weight;
+    if (a.gate)
+      value /=
+          1 + std::exp(-static_cast<double>(
+                  a.gate[token * a.gate_row_stride + head * a.gate_head_stride + i]));
+    a.y[(token * a.n_heads + head) * a.head_dim + i] = static_cast<float>(value);
+  }
+}
+
+}  // namespace
+
+void attention_tile(const AttentionArgs& a, const AttentionTile& tile, float*) {
+  const AttentionSegment& s = a.segments[tile.segment];
+  const int group = a.n_heads / a.n_kv_heads, dim = a.head_dim;
+  for (int row = tile.row_begin; row < tile.row_end; ++row) {
+    const int position = s.cached + row / group;
+    const int window_begin =
+        a.window > 0 && position >= a.window ? position - a.window + 1 : 0;
+    const int visible_end = a.causal ? position + 1 : s.cached + s.tokens;
+    const int begin = std::max(window_begin, tile.chunk_begin * kChunkKeys);
+    const int end = std::min(visible_end, tile.chunk_end * kChunkKeys);
+    const float* q = a.q + (tile.first_token + row / group) * a.q_row_stride +
+                     (tile.kv_head * group + row % group) * a.q_head_stride;
+    std::vector<double> scores, sums(static_cast<std::size_t>(dim), 0.0);
+    double largest = -1e30;
+    for (int key = begin; key < end; ++key) {
+      const std::int64_t at =
+          tile.kv_head * s.kv.k_head_stride + key * s.kv.k_row_stride;
+      double dot = 0;
+      for (int i = 0; i < dim; ++i)
+        dot += static_cast<double>(q[i]) * load_float(s.kv.k, at + i, s.kv.type);
+      scores.push_back(dot * a.scale);
+      largest = std::max(largest, scores.back());
+    }
+    double weight = 0;
+    for (int key = begin; key < end; ++key) {
+      const double p =
+          std::exp(scores[static_cast<std::size_t>(key - begin)] - largest);
+      const std::int64_t at =
+          tile.kv_head * s.kv.v_head_stride + key * s.kv.v_row_stride;
+      weight += p;
+      for (int i = 0; i < dim; ++i)
+        sums[static_cast<std::size_t>(i)] += p * load_float(s.kv.v, at + i, s.kv.type);
+    }
+    if (!tile.partial) {
+      write_row(a, tile, row, sums, weight);
+      continue;
+    }
+    float* out = tile.partial + partial_size(row - tile.row_begin, dim);
+    *out++ = static_cast<float>(largest);
+    *out++ = static_cast<float>(weight);
+    for (double sum : sums) *out++ = static_cast<float>(sum);
+  }
+}
+
+void attention_merge(const AttentionArgs& a, const AttentionTile& tile,
+                     const float* partials, int n_partials) {
+  const std::int64_t stride = partial_size(tile.row_end - tile.row_begin, a.head_dim);
+  for (int row = tile.row_begin; row < tile.row_end; ++row) {
+    const float* first = partials + partial_size(row - tile.row_begin, a.head_dim);
+    double largest = -1e30, weight = 0;
+    for (int i = 0; i < n_partials; ++i)
+      largest = std::max<double>(largest, first[i * stride]);
+    std::vector<double> sums(static_cast<std::size_t>(a.head_dim), 0.0);
+    for (int i = 0; i < n_partials; ++i) {
+      const float* partial = first + i * stride;
+      const double p = std::exp(partial[0] - largest);
+      weight += p * partial[1];
+      for (std::size_t d = 0; d < sums.size(); ++d) sums[d] += p * partial[2 + d];
+    }
+    write_row(a, tile, row, sums, weight);
+  }
+}
+
+void append_rows(const KvAppendArgs& a, int head) {
+  for (int row = 0; row < a.rows; ++row) {
+    const float* from = a.source + row * a.row_stride + head * a.head_stride;
+    const std::int64_t at =
+        (static_cast<std::int64_t>(head) * a.capacity + a.first_row + row) * a.head_dim;
+    for (int i = 0; i < a.head_dim; ++i) {
+      if (a.type == FloatType::kF32)
+        static_cast<float*>(a.cache)[at + i] = from[i];
+      else
+        static_cast<std::uint16_t*>(a.cache)[at + i] = float_to_f16(from[i]);
+    }
+  }
+}
+
+}  // namespace optiq::kernels::ref

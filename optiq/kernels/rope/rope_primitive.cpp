@@ -1,0 +1,126 @@
+#include "optiq/kernels/rope/rope_primitive.h"
+
+#include <fmt/format.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "mlx/fast.h"
+#include "mlx/ops.h"
+#include "optiq/kernels/fused_primitive.h"
+#include "optiq/kernels/rope/rope.h"
+
+namespace optiq::kernels {
+namespace {
+
+struct Settings {
+  float eps, scale;
+  bool q_norm, k_norm;
+};
+
+class Rope : public FusedPrimitive {
+ public:
+  Rope(Fallback fallback, Settings settings)
+      : FusedPrimitive(fused_stream(), "Rope", std::move(fallback)),
+        settings_(settings) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    RopeArgs args{};
+    args.q = heads(inputs[0], outputs[0]);
+    args.k = heads(inputs[1], outputs[1]);
+    args.positions = contiguous(inputs[2]).data<std::int32_t>();
+    args.inverse_frequency = contiguous(inputs[3]).data<float>();
+    std::size_t next = 4;
+    if (settings_.q_norm) args.q.norm = contiguous(inputs[next++]).data<float>();
+    if (settings_.k_norm) args.k.norm = contiguous(inputs[next]).data<float>();
+    args.rows = inputs[0].shape(0);
+    args.head_dim = inputs[0].shape(2);
+    args.n_frequencies = inputs[3].shape(0);
+    args.eps = settings_.eps;
+    args.scale = settings_.scale;
+    dispatch([args] { rope(args); });
+  }
+
+ private:
+  RopeHeads heads(const mx::array& x, mx::array& y) {
+    allocate(y);
+    const bool rows = x.shape(2) == 1 || x.strides(2) == 1;
+    const mx::array from = rows ? x : contiguous(x);
+    return {from.data<float>(), from.strides(0), from.strides(1), nullptr,
+            y.data<float>(),    from.shape(1)};
+  }
+
+  Settings settings_;
+};
+
+Arrays fallback_rope(const Arrays& in, const Settings& settings) {
+  const int f = in[3].shape(0), dim = in[0].shape(2);
+  const mx::array angle =
+      mx::expand_dims(mx::astype(in[2], mx::float32), {1, 2}) * in[3];  // [T, 1, F]
+  const mx::array cosine = mx::cos(angle) * settings.scale;
+  const mx::array sine = mx::sin(angle) * settings.scale;
+  const auto rotate = [&](const mx::array& x) {
+    const mx::Shape& s = x.shape();
+    const mx::array low = mx::slice(x, {0, 0, 0}, {s[0], s[1], f});
+    const mx::array high = mx::slice(x, {0, 0, f}, {s[0], s[1], 2 * f});
+    const mx::array rest = mx::slice(x, {0, 0, 2 * f}, {s[0], s[1], dim});
+    return mx::concatenate(
+        {low * cosine - high * sine, high * cosine + low * sine, rest}, -1);
+  };
+  std::size_t next = 4;
+  mx::array q = in[0], k = in[1];
+  if (settings.q_norm) q = mx::fast::rms_norm(q, in[next++], settings.eps);
+  if (settings.k_norm) k = mx::fast::rms_norm(k, in[next], settings.eps);
+  return {rotate(q), rotate(k)};
+}
+
+[[noreturn]] void refuse(const std::string& what) {
+  throw std::invalid_argument("rope: " + what);
+}
+
+void check(const mx::array& q, const mx::array& k, const mx::array& positions,
+           const mx::array& inverse_frequency, const RopeOptions& options) {
+  if (q.ndim() != 3 || k.ndim() != 3 || q.shape(0) != k.shape(0) ||
+      q.shape(2) != k.shape(2))
+    refuse("expected q [T, n_heads, D] and k [T, n_kv_heads, D]");
+  if (q.dtype() != mx::float32 || k.dtype() != mx::float32 ||
+      inverse_frequency.dtype() != mx::float32)
+    refuse("expected float32 for q, k and inverse_frequency");
+  if (positions.ndim() != 1 || positions.shape(0) != q.shape(0))
+    refuse(
+        fmt::format("expected {} positions, found {}", q.shape(0), positions.size()));
+  if (inverse_frequency.ndim() != 1 || 2 * inverse_frequency.shape(0) > q.shape(2) ||
+      inverse_frequency.shape(0) > kMaxFrequencies)
+    refuse(fmt::format("{} frequencies do not fit a head_dim of {}",
+                       inverse_frequency.size(), q.shape(2)));
+  for (const auto& norm : {options.q_norm, options.k_norm})
+    if (norm && (norm->ndim() != 1 || norm->shape(0) != q.shape(2)))
+      refuse(fmt::format("expected norm weights of {} values, found {}", q.shape(2),
+                         norm->size()));
+}
+
+}  // namespace
+
+std::pair<mx::array, mx::array> rope(const mx::array& q, const mx::array& k,
+                                     const mx::array& positions,
+                                     const mx::array& inverse_frequency,
+                                     const RopeOptions& options) {
+  check(q, k, positions, inverse_frequency, options);
+  Arrays inputs{q, k, mx::astype(positions, mx::int32), inverse_frequency};
+  if (options.q_norm) inputs.push_back(mx::astype(*options.q_norm, mx::float32));
+  if (options.k_norm) inputs.push_back(mx::astype(*options.k_norm, mx::float32));
+  const Settings settings{options.eps, options.scale, options.q_norm.has_value(),
+                          options.k_norm.has_value()};
+  Fallback fallback = [settings](const Arrays& in) {
+    return fallback_rope(in, settings);
+  };
+  const Arrays y = runs_on_cpu()
+                       ? mx::array::make_arrays(
+                             {q.shape(), k.shape()}, {mx::float32, mx::float32},
+                             std::make_shared<Rope>(std::move(fallback), settings),
+                             std::move(inputs))
+                       : fallback(inputs);
+  return {y[0], y[1]};
+}
+
+}  // namespace optiq::kernels
