@@ -238,6 +238,7 @@ TEST(ModelConfig, NoValueGetsPastTheChecks) {
                                config["text_config"].is_object()
                            ? config["text_config"]
                            : config;
+        if (object.empty()) continue;
         auto key = object.begin();
         std::advance(key, random() % object.size());
         *key = values[random() % values.size()];

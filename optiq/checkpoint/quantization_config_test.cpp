@@ -163,7 +163,7 @@ TEST_F(ModuleQuantizationTest, ShapesThatFitNothingAreErrors) {
         [&] { module_quantization(checkpoint, &q, path, columns); });
   };
   expect_mentions(error("odd"), {"'odd'", "no quantized format", "[8, 33]"});
-  expect_mentions(error("m", 512), {"'m'", "512 columns"});
+  expect_mentions(error("m", 768), {"'m'", "768 columns"});
   expect_mentions(error("rows"), {"'rows'", "same rows", "[7, 4]"});
   expect_mentions(error("nobias"), {"'nobias'", "biases"});
   expect_mentions(error("type"), {"'type'", "U32"});
