@@ -28,7 +28,7 @@ class CausalConvSilu : public FusedPrimitive {
     std::int64_t row = 0;
     for (std::size_t i = 0; i < segments_.size(); ++i) {
       const mx::array tail = contiguous(inputs[2 + i]);
-      if (!donate(inputs[2 + i], outputs[1 + i])) allocate(outputs[1 + i]);
+      allocate(outputs[1 + i]);
       segments.push_back(
           {row, segments_[i].tokens, tail.data<float>(), outputs[1 + i].data<float>()});
       row += segments_[i].tokens;

@@ -28,14 +28,16 @@ class GatedDelta : public FusedPrimitive {
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     const mx::array qkv = rows(inputs[0]), a = rows(inputs[1]), b = rows(inputs[2]);
     allocate(outputs[0]);
+    release_siblings(inputs, outputs);
     std::vector<GatedDeltaSegment> segments;
     std::int64_t row = 0;
     for (std::size_t i = 0; i < segments_.size(); ++i) {
       const mx::array& input = inputs[kFirstState + i];
-      const mx::array state = contiguous(input);
+      // Only the pointer is kept: a second holder would forbid the donation.
+      const float* state = contiguous(input).data<float>();
       if (!donate(input, outputs[1 + i])) allocate(outputs[1 + i]);
-      segments.push_back({row, segments_[i].tokens, state.data<float>(),
-                          outputs[1 + i].data<float>()});
+      segments.push_back(
+          {row, segments_[i].tokens, state, outputs[1 + i].data<float>()});
       row += segments_[i].tokens;
     }
     GatedDeltaArgs args{};
@@ -68,6 +70,16 @@ class GatedDelta : public FusedPrimitive {
   }
 
  private:
+  // Each output of one primitive lists the inputs, so that a state would never be seen
+  // without other holders. MLX clears these lists after the evaluation; here it is done
+  // before, except where a gradient may still walk the graph.
+  static void release_siblings(const Arrays& inputs, Arrays& outputs) {
+    for (const mx::array& output : outputs)
+      if (output.is_tracer()) return;
+    for (mx::array& output : outputs)
+      if (&output.inputs() != &inputs) output.inputs().clear();
+  }
+
   // The array itself where the values of a row lie one after another.
   mx::array rows(const mx::array& x) {
     return x.shape(1) == 1 || x.strides()[1] == 1 ? x : contiguous(x);
