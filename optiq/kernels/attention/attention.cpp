@@ -9,6 +9,14 @@
 #include "optiq/kernels/dispatch.h"
 
 namespace optiq::kernels {
+
+OPTIQ_DECLARE_SIMD(void attention_tile(const AttentionArgs& args,
+                                       const AttentionTile& tile, float* scratch))
+OPTIQ_DECLARE_SIMD(void attention_merge(const AttentionArgs& args,
+                                        const AttentionTile& tile,
+                                        const float* partials, int n_partials))
+OPTIQ_DECLARE_SIMD(void append_rows(const KvAppendArgs& args, int head))
+
 namespace {
 
 // Memory that a thread keeps between calls.
@@ -90,12 +98,12 @@ void attention(const AttentionArgs& args) {
     piece.partial = partials + used;
     used += partial_size(piece.row_end - piece.row_begin, args.head_dim);
   }
-  const auto run_tile = ref::attention_tile;
+  const auto run_tile = OPTIQ_CHOOSE(attention_tile);
   parallel_for(plan.pieces.size(), [&](std::size_t i) {
     thread_local std::vector<float> scratch;
     run_tile(args, plan.pieces[i], room_for(scratch, scratch_size(args.head_dim)));
   });
-  const auto merge = ref::attention_merge;
+  const auto merge = OPTIQ_CHOOSE(attention_merge);
   parallel_for(plan.split.size(), [&](std::size_t i) {
     const SplitTile& split = plan.split[i];
     merge(args, split.tile, partials + split.partials,
@@ -104,7 +112,7 @@ void attention(const AttentionArgs& args) {
 }
 
 void append_to_cache(const KvAppendArgs& args) {
-  const auto append = ref::append_rows;
+  const auto append = OPTIQ_CHOOSE(append_rows);
   const std::int64_t values = static_cast<std::int64_t>(args.rows) * args.head_dim;
   const std::size_t grain = static_cast<std::size_t>(16384 / (values + 1) + 1);
   parallel_ranges(static_cast<std::size_t>(args.n_heads), grain,

@@ -35,6 +35,7 @@ class Attention : public FusedPrimitive {
         settings_(std::move(settings)) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    release_siblings(inputs, outputs);
     const mx::array q = with_contiguous_rows(inputs[0]);
     const mx::array k = with_contiguous_rows(inputs[1]);
     const mx::array v = with_contiguous_rows(inputs[2]);
@@ -92,7 +93,24 @@ class Attention : public FusedPrimitive {
     });
   }
 
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
+    std::vector<mx::Shape> shapes{inputs[0].shape()};
+    for (std::size_t i = settings_.first_cache(); i < inputs.size(); ++i)
+      shapes.push_back(inputs[i].shape());
+    return shapes;
+  }
+
  private:
+  // MLX gives each output of a call its own list of the inputs, which would keep the
+  // caches from being donated. It clears them after the call; here before it, but for
+  // traced arrays, whose graph is still to be walked.
+  static void release_siblings(const Arrays& inputs, Arrays& outputs) {
+    for (const mx::array& out : outputs)
+      if (out.is_tracer()) return;
+    for (mx::array& out : outputs)
+      if (&out.inputs() != &inputs) out.inputs().clear();
+  }
+
   mx::array with_contiguous_rows(const mx::array& x) {
     const bool rows = x.shape(2) == 1 || x.strides(2) == 1;
     return rows ? x : contiguous(x);

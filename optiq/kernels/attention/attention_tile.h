@@ -43,7 +43,7 @@ constexpr std::int64_t partial_size(int rows, int head_dim) {
 constexpr std::int64_t scratch_size(int head_dim) {
   return static_cast<std::int64_t>(padded_dim(head_dim)) *
              (3 * max_tile_rows(head_dim) + 2 * kBlockKeys) +
-         (kBlockKeys + 4) * max_tile_rows(head_dim);
+         (kBlockKeys + 5) * max_tile_rows(head_dim);
 }
 
 /// The chunks that rows [row_begin, row_end) of a segment see.

@@ -41,6 +41,10 @@ class Rope : public FusedPrimitive {
     dispatch([args] { rope(args); });
   }
 
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
+    return {inputs[0].shape(), inputs[1].shape()};
+  }
+
  private:
   RopeHeads heads(const mx::array& x, mx::array& y) {
     allocate(y);
