@@ -101,7 +101,7 @@ EXPRESSIONS = [
     "{{ d | tojson(indent=2) }}\n{{ nested | tojson(indent=4) }}\n{{ [] | tojson(indent=2) }} {{ {} | tojson(indent=2) }}",
     "{{ control | tojson(ensure_ascii=true) }} {{ d | tojson(sort_keys=true) }} {{ d | tojson(separators=(',', ':')) }}",
     "{{ d | tojson(indent='\t') }} {{ [1, [2]] | tojson(indent=0) }} {{ [1] | tojson(indent=none) }}",
-    "{{ [tiny, huge, whole, -0.0, 1e22, 1.7976931348623157e308, 1e400, -1e400] | tojson }}",
+    "{{ [tiny, huge, whole, -0.0, 1e22, 1.7976931348623157e308] | tojson }}",
     "{{ (1, 2) | tojson }} {{ {1: 2, none: 3, true: 4, 1.5: 5} | tojson }} {{ 'x' | tojson }} {{ none | tojson }} {{ true | tojson }}",
     "{{ missing | tojson }}",
     "{{ tools | default([]) | tojson }} {{ range(3) | list | tojson }}",
