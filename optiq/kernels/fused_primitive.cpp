@@ -39,10 +39,17 @@ void FusedPrimitive::eval_gpu(const Arrays&, Arrays&) {
 
 Arrays FusedPrimitive::vjp(const Arrays& primals, const Arrays& cotangents,
                            const std::vector<int>& argnums, const Arrays&) {
-  const auto gradients = mx::vjp(fallback_, primals, cotangents).second;
+  // Only the wanted inputs are variables: packed codes among the others have no
+  // gradient, and MLX refuses to take one.
+  const auto of_chosen = [&](const Arrays& values) {
+    Arrays inputs = primals;
+    for (std::size_t i = 0; i < argnums.size(); ++i)
+      inputs[static_cast<std::size_t>(argnums[i])] = values[i];
+    return fallback_(inputs);
+  };
   Arrays chosen;
-  for (int argnum : argnums) chosen.push_back(gradients[static_cast<size_t>(argnum)]);
-  return chosen;
+  for (int argnum : argnums) chosen.push_back(primals[static_cast<size_t>(argnum)]);
+  return mx::vjp(of_chosen, chosen, cotangents).second;
 }
 
 Arrays FusedPrimitive::jvp(const Arrays& primals, const Arrays& tangents,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "mlx/array.h"
+#include "optiq/kernels/linear/activation.h"
 #include "optiq/kernels/quant_mode.h"
 
 namespace optiq::kernels {
@@ -29,10 +30,6 @@ struct LinearWeight {
     return quantized() ? weight.shape(1) * 32 / spec.bits : weight.shape(1);
   }
 };
-
-/// How activations meet quantized weights: rounded to int8 per group, or as they are.
-/// Dense weights always meet float32.
-enum class Activation { kInt8, kExact };
 
 struct LinearOptions {
   Activation activation = Activation::kInt8;

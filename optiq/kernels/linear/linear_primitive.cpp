@@ -1,0 +1,195 @@
+#include "optiq/kernels/linear/linear_primitive.h"
+
+#include <fmt/format.h>
+
+#include <stdexcept>
+
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "optiq/kernels/embedding/embedding_primitive.h"
+#include "optiq/kernels/linear/linear.h"
+#include "optiq/kernels/linear/weight_primitive.h"
+
+namespace optiq::kernels {
+namespace {
+
+// Inputs: x, the weights' arrays, a residual where there is one.
+class LinearBase : public FusedPrimitive {
+ public:
+  LinearBase(const char* name, Fallback fallback, std::vector<WeightSlots> weights,
+             Activation activation)
+      : FusedPrimitive(fused_stream(), name, std::move(fallback)),
+        weights_(std::move(weights)),
+        activation_(activation) {}
+
+ protected:
+  // The products of evaluated inputs, their destinations left open.
+  std::vector<Product> products(const Arrays& inputs) {
+    const auto data = [&](int slot) {
+      return contiguous(inputs[static_cast<std::size_t>(slot)]);
+    };
+    std::vector<Product> all;
+    for (const WeightSlots& w : weights_) {
+      Product product;
+      const mx::array weight = data(w.weight);
+      if (w.quantized()) {
+        const mx::array scales = data(w.scales);
+        const mx::array biases = w.biases >= 0 ? data(w.biases) : scales;
+        product.w = view_of(weight, &scales, w.biases >= 0 ? &biases : nullptr, w.spec);
+      } else {
+        product.w = view_of(weight, nullptr, nullptr, w.spec);
+      }
+      if (w.bias >= 0) {
+        const mx::array bias = data(w.bias);
+        product.bias = bias.data<char>();
+        product.bias_type = float_type_of(bias.dtype());
+      }
+      all.push_back(product);
+    }
+    return all;
+  }
+
+  std::vector<WeightSlots> weights_;
+  Activation activation_;
+};
+
+class Linear : public LinearBase {
+ public:
+  using LinearBase::LinearBase;
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    const mx::array x = contiguous(inputs[0]);
+    std::vector<Product> all = products(inputs);
+    const bool has_residual = inputs.size() > 1 + arrays_of_weights();
+    if (has_residual) {
+      const mx::array residual = contiguous(inputs.back());
+      all[0].residual = residual.data<float>();
+      if (!donate(inputs.back(), outputs[0])) allocate(outputs[0]);
+    } else {
+      for (mx::array& out : outputs) allocate(out);
+    }
+    for (std::size_t i = 0; i < all.size(); ++i) all[i].y = outputs[i].data<float>();
+    dispatch([x = x.data<float>(), M = x.shape(0), K = x.shape(1), all,
+              activation = activation_] {
+      linear(x, M, K, all.data(), static_cast<int>(all.size()), activation);
+    });
+  }
+
+ private:
+  std::size_t arrays_of_weights() const {
+    std::size_t n = 0;
+    for (const WeightSlots& w : weights_)
+      n += 1 + std::size_t{w.scales >= 0} + std::size_t{w.biases >= 0} +
+           std::size_t{w.bias >= 0};
+    return n;
+  }
+};
+
+class Swiglu : public LinearBase {
+ public:
+  using LinearBase::LinearBase;
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    const mx::array x = contiguous(inputs[0]);
+    const std::vector<Product> all = products(inputs);
+    allocate(outputs[0]);
+    dispatch([x = x.data<float>(), M = x.shape(0), K = x.shape(1), gate = all[0],
+              up = all[1], y = outputs[0].data<float>(),
+              activation = activation_] { swiglu(x, M, K, gate, up, y, activation); });
+  }
+};
+
+void check_input(const mx::array& x, const LinearWeight& w) {
+  if (x.ndim() != 2 || x.shape(1) != w.input_dim())
+    throw std::invalid_argument(fmt::format(
+        "[linear] expected x of shape [T, {}], found {} dimensions, the last of {}",
+        w.input_dim(), x.ndim(), x.ndim() ? x.shape(-1) : 0));
+}
+
+// Gradients on the CPU go through the dequantized weight, so that OpenBLAS does the
+// product.
+mx::array fallback_linear(const mx::array& x, const Arrays& in, const WeightSlots& w) {
+  if (!w.quantized() || !runs_on_cpu()) return plain_linear(x, in, w);
+  const auto at = [&](int slot) { return in[static_cast<std::size_t>(slot)]; };
+  LinearWeight weight{at(w.weight), at(w.scales), std::nullopt, std::nullopt, w.spec};
+  if (w.biases >= 0) weight.biases = at(w.biases);
+  mx::array y = mx::matmul(x, mx::transpose(dequantized(weight)));
+  if (w.bias >= 0) y = y + mx::astype(at(w.bias), mx::float32);
+  return y;
+}
+
+mx::array as_float(const mx::array& x) {
+  return x.dtype() == mx::float32 ? x : mx::astype(x, mx::float32);
+}
+
+}  // namespace
+
+mx::array linear(const mx::array& x, const LinearWeight& w,
+                 const LinearOptions& options) {
+  check_input(x, w);
+  Arrays inputs{as_float(x)};
+  const std::vector<WeightSlots> slots{append_weight(w, inputs)};
+  const mx::Shape shape{x.shape(0), w.output_dim()};
+  if (options.residual) {
+    if (options.residual->shape() != shape)
+      throw std::invalid_argument(fmt::format(
+          "[linear] expected a residual of shape [{}, {}]", shape[0], shape[1]));
+    inputs.push_back(as_float(*options.residual));
+  }
+  Fallback fallback =
+      [slots, residual = options.residual.has_value()](const Arrays& in) -> Arrays {
+    const mx::array y = fallback_linear(in[0], in, slots[0]);
+    return {residual ? y + in.back() : y};
+  };
+  if (!runs_on_cpu()) return fallback(inputs)[0];
+  return mx::array(shape, mx::float32,
+                   std::make_shared<Linear>("Linear", std::move(fallback), slots,
+                                            options.activation),
+                   inputs);
+}
+
+std::vector<mx::array> linear_group(const mx::array& x,
+                                    std::span<const LinearWeight> weights,
+                                    Activation activation) {
+  Arrays inputs{as_float(x)};
+  std::vector<WeightSlots> slots;
+  std::vector<mx::Shape> shapes;
+  for (const LinearWeight& w : weights) {
+    check_input(x, w);
+    slots.push_back(append_weight(w, inputs));
+    shapes.push_back({x.shape(0), w.output_dim()});
+  }
+  Fallback fallback = [slots](const Arrays& in) -> Arrays {
+    Arrays all;
+    for (const WeightSlots& w : slots) all.push_back(fallback_linear(in[0], in, w));
+    return all;
+  };
+  if (!runs_on_cpu()) return fallback(inputs);
+  return mx::array::make_arrays(
+      shapes, std::vector<mx::Dtype>(shapes.size(), mx::float32),
+      std::make_shared<Linear>("LinearGroup", std::move(fallback), slots, activation),
+      inputs);
+}
+
+mx::array swiglu(const mx::array& x, const LinearWeight& gate, const LinearWeight& up,
+                 Activation activation) {
+  check_input(x, gate);
+  check_input(x, up);
+  if (gate.output_dim() != up.output_dim())
+    throw std::invalid_argument(
+        fmt::format("[swiglu] expected gate and up of equal rows, found {} and {}",
+                    gate.output_dim(), up.output_dim()));
+  Arrays inputs{as_float(x)};
+  const WeightSlots g = append_weight(gate, inputs), u = append_weight(up, inputs);
+  Fallback fallback = [g, u](const Arrays& in) -> Arrays {
+    const mx::array a = fallback_linear(in[0], in, g);
+    return {a * mx::sigmoid(a) * fallback_linear(in[0], in, u)};
+  };
+  if (!runs_on_cpu()) return fallback(inputs)[0];
+  return mx::array({x.shape(0), gate.output_dim()}, mx::float32,
+                   std::make_shared<Swiglu>("Swiglu", std::move(fallback),
+                                            std::vector<WeightSlots>{g, u}, activation),
+                   inputs);
+}
+
+}  // namespace optiq::kernels

@@ -1,0 +1,38 @@
+// How a LinearWeight travels among the inputs of a fused operation.
+#pragma once
+#include "optiq/kernels/fused_primitive.h"
+#include "optiq/kernels/linear/linear_primitive.h"
+#include "optiq/kernels/matrix.h"
+
+namespace optiq::kernels {
+
+/// Where the arrays of one weight stand among a primitive's inputs; -1: not there.
+struct WeightSlots {
+  int weight = -1, scales = -1, biases = -1, bias = -1;
+  QuantSpec spec;
+
+  bool quantized() const { return scales >= 0; }
+};
+
+/// Appends the weight's arrays to `inputs`.
+///
+/// Throws    std::invalid_argument if their shapes or types do not fit the format.
+WeightSlots append_weight(const LinearWeight& w, Arrays& inputs);
+
+/// The matrix of arrays that have been evaluated and lie row after row.
+MatrixView view_of(const mx::array& weight, const mx::array* scales,
+                   const mx::array* biases, const QuantSpec& spec);
+
+/// The kernels' name for a float type of MLX.
+///
+/// Throws    std::invalid_argument for other types.
+FloatType float_type_of(mx::Dtype type);
+
+/// x W^T + bias in plain MLX operations.
+mx::array plain_linear(const mx::array& x, const Arrays& inputs,
+                       const WeightSlots& slots);
+
+/// The weight as float32 in plain MLX operations.
+mx::array plain_dequantized(const Arrays& inputs, const WeightSlots& slots);
+
+}  // namespace optiq::kernels
