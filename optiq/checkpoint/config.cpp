@@ -5,9 +5,7 @@
 
 #include <algorithm>
 
-#include "optiq/checkpoint/checkpoint.h"
 #include "optiq/checkpoint/fields.h"
-#include "optiq/checkpoint/json_file.h"
 
 namespace optiq::checkpoint {
 namespace {
@@ -229,16 +227,6 @@ ModelConfig parse_model_config(const nlohmann::json& json,
     for (const char* key : {"dtype", "torch_dtype"})
       if (config.dtype.empty()) config.dtype = source->text_or(key, "");
   return config;
-}
-
-ModelConfig model_config(const Checkpoint& checkpoint) {
-  const auto file = checkpoint.directory() / "generation_config.json";
-  std::error_code error;
-  return parse_model_config(checkpoint.config(),
-                            std::filesystem::exists(file, error)
-                                ? read_json_object(file)
-                                : nlohmann::json::object(),
-                            checkpoint.directory() / "config.json");
 }
 
 }  // namespace optiq::checkpoint
