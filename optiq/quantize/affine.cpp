@@ -58,7 +58,7 @@ void store(std::vector<std::byte>& data, std::int64_t index, float x, FloatType 
   std::memcpy(data.data() + 2 * index, &bits, 2);
 }
 
-/// Sixteen rows on their way from floats to codes.
+/// As many rows as the search has lanes, on their way from floats to codes.
 class RowEncoder {
  public:
   RowEncoder(std::span<const float> w, std::span<const float> importance,

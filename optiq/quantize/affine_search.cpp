@@ -1,8 +1,8 @@
-// One group per lane: every candidate costs eleven vector instructions for sixteen
-// weights and no horizontal sums, and the solves, roundings and choices between
-// candidates are vector code too. Bound by arithmetic; the block sits in the
-// first-level cache. The file is compiled without fused multiply-add, so that the
-// builds for different instruction sets choose the same bytes.
+// One group per lane: every candidate costs eleven vector instructions for as many
+// weights as there are lanes and no horizontal sums, and the solves, roundings and
+// choices between candidates are vector code too. Bound by arithmetic; the block sits
+// in the first-level cache. The file is compiled without fused multiply-add, so that
+// the builds for different instruction sets choose the same bytes.
 #include "optiq/quantize/affine_search.h"
 
 #include <cstdint>

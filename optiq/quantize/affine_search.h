@@ -1,4 +1,4 @@
-// The search for a group's scale and bias, sixteen groups at once.
+// The search for a group's scale and bias, several groups at once.
 //
 // Minimised is E(s, z) = sum_i h_i (w_i - z - s q_i)^2, q_i = clip(rint((w_i - z) /
 // s)), over s and z that the stored type can hold: every candidate is rounded to that
@@ -22,7 +22,7 @@ namespace optiq::quantize {
 
 inline constexpr int kMaxGroupSize = 128;
 
-/// Sixteen groups over the same columns, one per lane.
+/// Groups of different rows over the same columns, one per lane.
 struct SearchBlock {
   int group_size;
   float max_code;  // 2^bits - 1
