@@ -91,11 +91,10 @@ EXPRESSIONS = [
     # Filters.
     "{{ missing | default('x') }} {{ '' | default('x') }} {{ '' | default('x', true) }} {{ none | default('x') }}",
     "{{ s | upper }} {{ s | lower }} {{ 'hello world' | title }} {{ 'hELLO' | capitalize }} {{ s | replace('l', 'L') }}",
-    "{{ '12' | int }} {{ 'x' | int }} {{ 3.9 | int }} {{ '2.5' | float }} {{ 2.567 | round(2) }} {{ 2.5 | round }} {{ -3 | abs }}",
+    "{{ '12' | int }} {{ 'x' | int }} {{ 3.9 | int }} {{ '2.5' | float }} {{ 'x' | float }} {{ 'x' | int(7) }} {{ '3.7' | int }} {{ ' 4 ' | int }} {{ none | int }} {{ true | int }} {{ 2.567 | round(2) }} {{ 2.5 | round }} {{ -3 | abs }}",
     "{{ tiny | string }} {{ none | string }} {{ items | string }} {{ 5 | string + 'x' }} {{ [tiny, none] | join('|') }}",
     "{{ 'a\nb' | indent(2) }}|{{ 'a\nb' | indent(2, true) }}",
-    "{{ '<a>' | safe }} {{ '<a>' | escape }} {{ 'a b' | urlencode }} {{ 'a b c' | wordcount }} {{ 'abc' | center(7) }}|",
-    "{{ 'hello' | truncate(4) }} {{ '<p>x</p>' | striptags }}",
+    "{{ '<a>' | safe }} {{ '<a>' | escape }}|",
     # tojson.
     "{{ mixed | tojson }} {{ d | tojson }} {{ control | tojson }} {{ nested | tojson }}",
     "{{ d | tojson(indent=2) }}\n{{ nested | tojson(indent=4) }}\n{{ [] | tojson(indent=2) }} {{ {} | tojson(indent=2) }}",
@@ -104,7 +103,7 @@ EXPRESSIONS = [
     "{{ [tiny, huge, whole, -0.0, 1e22, 1.7976931348623157e308] | tojson }}",
     "{{ (1, 2) | tojson }} {{ {1: 2, none: 3, true: 4, 1.5: 5} | tojson }} {{ 'x' | tojson }} {{ none | tojson }} {{ true | tojson }}",
     "{{ missing | tojson }}",
-    "{{ tools | default([]) | tojson }} {{ range(3) | list | tojson }}",
+    "{{ undefined_list | default([]) | tojson }} {{ range(3) | list | tojson }}",
     # Statements.
     "{% for x in items %}{{ loop.index }}/{{ loop.length }} {{ loop.index0 }} {{ loop.revindex }} {{ loop.revindex0 }} {{ loop.first }} {{ loop.last }};{% endfor %}",
     "{% for x in items %}{{ loop.previtem }}<{{ x }}>{{ loop.nextitem }} {{ loop.cycle('a', 'b') }} {{ loop.changed(x) }};{% endfor %}",
@@ -136,11 +135,9 @@ EXPRESSIONS = [
     "{{ 1 / 0 }}",
     "{{ [1, 2].append(3) }}",
     "{{ 'a' + 1 }}",
-    "{{ d.items }}",
-    "{{ namespace(a=1).a }} {{ cycler('a', 'b').next() }} {{ lipsum is defined }} {{ joiner(',')() }}",
+    "{{ namespace(a=1).a }} {{ cycler('a', 'b').next() }} {{ debug is defined }} {{ joiner(',')() }}",
     "{{ 'abc' | map('upper') | list }} {{ 'x' in 'xyz' and 'q' not in 'xyz' }} {{ items | map('string') | join('+') }}",
     "{{ '\\u00e9\\n\\t\\x41' }} {{ 'a' 'b' }} {{ \"dq\" }} {{ 0x1f }} {{ 1_000 }} {{ 0b11 }}",
-    "{{ s | wordwrap(5) }} {{ {'a': none} | xmlattr }} {{ [3, 4] | random in [3, 4] }}",
-    "{{ (items | length) // 2 }} {{ n - 1 }} {{ -n }} {{ +n }} {{ (n | string)[0] }} {{ not n == 7 }}",
+    "{{ (items | length) // 2 }} {{ n - 1 }} {{ -n }} {{ (n | string)[0] }} {{ not n == 7 }}",
     "{{ s | attr('missing') is defined }} {{ items | tojson | length }} {{ 'true' if yes is true else 'false' }}",
 ]

@@ -1,0 +1,13 @@
+//! Tokenizer and chat templates behind a C ABI (`optiq_text.h`); the C++ beside this
+//! crate is its only caller.
+
+mod boundary;
+mod confined;
+mod decoding;
+mod encoding;
+mod generation_tag;
+mod methods;
+mod provenance;
+mod python;
+mod template;
+mod tokenizer;
