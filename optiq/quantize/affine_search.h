@@ -27,7 +27,7 @@ struct SearchBlock {
   int group_size;
   float max_code;  // 2^bits - 1
   FloatType scale_type;
-  bool thorough;  // about ten times as long; measures what the default leaves
+  bool thorough;  // about four times the work; measures what the default leaves
   // Weights divided by the lane's `unit`, a power of two, so that the largest is near 1
   // and squares neither overflow nor vanish.
   alignas(64) float w[kMaxGroupSize][kSearchLanes];

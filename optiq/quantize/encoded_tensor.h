@@ -14,7 +14,7 @@ namespace optiq::quantize {
 ///   kMlx       as mx::quantize does, bit for bit
 ///   kSearch    by search; in weighted squared error never worse than kMlx, group by
 ///              group
-///   kThorough  about ten times as long, for some hundredths of a decibel
+///   kThorough  about four times the work, for some hundredths of a decibel
 enum class Search : std::uint8_t { kMlx, kSearch, kThorough };
 
 /// W [N, K] in groups of spec.group_size along K.

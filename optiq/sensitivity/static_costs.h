@@ -28,7 +28,7 @@ inline constexpr double kProtection = 100;
 /// more
 ///           cost nothing.
 /// Source    Malinovskii et al., HIGGS (2411.17525), linearity theorem; errors measured
-///           by affine_bench, docs/decisions/rounding.md.
+///           by rounding_bench, docs/decisions/rounding.md.
 double static_cost(std::string_view module, int n_blocks, const QuantSpec& spec);
 
 /// |w - decoded|^2 / |w|^2 of the searched formats on Gaussian weights.

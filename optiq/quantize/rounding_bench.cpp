@@ -1,7 +1,7 @@
 // Gain over mx::quantize in decibels, and weights per second of processor time, for
-// every bits and group.
+// every format.
 //
-//   affine_bench [rows]      one thread: OPTIQ_THREADS=1 affine_bench
+//   rounding_bench [rows]      one thread: OPTIQ_THREADS=1 rounding_bench
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "optiq/quantize/affine.h"
+#include "optiq/quantize/fp_formats.h"
 
 namespace {
 
@@ -86,4 +87,16 @@ int main(int argc, char** argv) {
                    relative_error(tensor, normal), decibels(tensor), best_db, heavy_db,
                    weighted_db, N * K / seconds / 1e6);
       }
+
+  fmt::print(
+      "mode,gaussian_mse,gaussian_db,student_t4_db,weighted_db,Mweights_per_cpu_s\n");
+  for (QuantMode mode : {QuantMode::kMxfp4, QuantMode::kMxfp8, QuantMode::kNvfp4}) {
+    EncodedTensor tensor;
+    const double seconds =
+        cpu_seconds_of([&] { tensor = encode_fp(normal, N, K, {}, {mode}); });
+    fmt::print("{},{:.3e},{:.2f},{:.2f},{:.2f},{:.1f}\n", name(mode),
+               relative_error(tensor, normal), decibels(tensor),
+               decibels(encode_fp(heavy, N, K, {}, {mode})),
+               decibels(encode_fp(normal, N, K, h, {mode})), N * K / seconds / 1e6);
+  }
 }
