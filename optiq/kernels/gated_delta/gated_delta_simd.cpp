@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kGroup = 16;                  // tokens whose q and k are held
 constexpr int kWide = kLanes == 8 ? 4 : 8;  // vectors of a tile, by registers
-constexpr int kFewestChunkTokens = 6;       // see docs/decisions/kernels-delta.md
+constexpr int kFewestChunkTokens = 12;      // see docs/decisions/kernels-delta.md
 
 struct Token {
   const float* k;

@@ -75,6 +75,19 @@ TEST(GatedDelta, StepByStepEqualsOneCall) {
   });
 }
 
+// So that the tokens of a draft, checked together, leave the state of a plain decode.
+TEST(GatedDelta, EightTokensEqualEightStepsBitForBit) {
+  const GatedDeltaProblem problem(2, 4, 64, 40, {8}, 17);
+  for_each_simd_target([&] {
+    if (simd_target() == SimdTarget::kScalar) return;  // keeps doubles within a call
+    GatedDeltaProblem whole = problem, steps = problem;
+    whole.run();
+    for (int t = 0; t < 8; ++t) steps.run_rows(t, 1);
+    EXPECT_EQ(whole.o, steps.o);
+    EXPECT_EQ(whole.states, steps.states);
+  });
+}
+
 TEST(GatedDelta, RaggedSegmentsEqualSeparateCallsBitForBit) {
   for_each_simd_target([] {
     GatedDeltaProblem together(2, 4, 64, 48, {3, 0, 40, 1, 17}, 3);
@@ -252,6 +265,34 @@ TEST(GatedDeltaPrimitive, AgreesWithPlainMlxOperations) {
     for (std::size_t i = 0; i < ours.size(); ++i)
       EXPECT_TRUE(mx::allclose(ours[i], plain[i], 1e-5, 1e-5).item<bool>()) << i;
   }
+}
+
+// Expected values: torch_recurrent_gated_delta_rule of transformers 5.17 with
+// use_qk_l2norm_in_kernel, on the same sines.
+TEST(GatedDeltaPrimitive, ComputesWhatTransformersComputes) {
+  const auto sines = [](mx::Shape shape, float step, float first) {
+    int n = 1;
+    for (int dim : shape) n *= dim;
+    return mx::reshape(mx::sin(mx::arange(n) * step + first), shape);
+  };
+  const Segment segment{5, 0};
+  auto [o, states] = gated_delta(sines({5, 28}, 0.7f, 0.3f), sines({5, 4}, 0.9f, 0.1f),
+                                 sines({5, 4}, 1.3f, 0.2f), sines({4}, 1.1f, 0.4f),
+                                 sines({4}, 0.5f, 0.6f), {&segment, 1},
+                                 {sines({4, 4, 3}, 0.37f, 0.8f)}, {2, 4, 4, 3});
+  const std::vector<float> last_row{0.249874f,  0.124784f, -0.058999f, -0.130225f,
+                                    -0.166599f, -0.12462f, -0.006901f, 0.057426f,
+                                    0.094745f,  0.090932f, -0.01958f,  -0.122636f};
+  const std::vector<float> last_state{-0.491244f, -0.38835f, -0.100944f, -0.30928f,
+                                      -0.331627f, -0.19905f, 0.010217f,  -0.120792f,
+                                      -0.199075f, 0.335089f, 0.161373f,  -0.08858f};
+  // Six decimals are given; sines of arguments up to 100 differ by 1e-5 in float.
+  EXPECT_TRUE(mx::allclose(mx::slice(o, {4, 0}, {5, 12}),
+                           mx::array(last_row.data(), {1, 12}), 0, 3e-5)
+                  .item<bool>());
+  EXPECT_TRUE(mx::allclose(mx::slice(states[0], {3, 0, 0}, {4, 4, 3}),
+                           mx::array(last_state.data(), {1, 4, 3}), 0, 3e-5)
+                  .item<bool>());
 }
 
 TEST(GatedDeltaPrimitive, HasTheGradientOfItsFiniteDifferences) {
