@@ -3,7 +3,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -22,7 +21,6 @@ class UsageError : public std::invalid_argument {
 struct Context {
   Output& out;
   std::uint64_t seed = 0;
-  bool quiet = false;
 };
 
 using Run = std::function<void(Context&)>;
@@ -37,6 +35,12 @@ struct Command {
 
 std::span<const Command> commands();
 
+Run add_benchmark(CLI::App& app);
+Run add_chat(CLI::App& app);
+Run add_eval(CLI::App& app);
+Run add_generate(CLI::App& app);
 Run add_info(CLI::App& app);
+Run add_logits(CLI::App& app);
+Run add_pull(CLI::App& app);
 
 }  // namespace optiq::app

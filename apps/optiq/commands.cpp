@@ -4,6 +4,13 @@ namespace optiq::app {
 namespace {
 
 constexpr Command kCommands[] = {
+    {"generate", "Answer one prompt", add_generate},
+    {"chat", "Talk with a model, line by line", add_chat},
+    {"logits", "Write the logits of given tokens to a file", add_logits},
+    {"eval", "Measure perplexity, divergence from a reference, or right answers",
+     add_eval},
+    {"benchmark", "Measure the speed of prefill and decoding", add_benchmark},
+    {"pull", "Download a model from the hub", add_pull},
     {"info", "Show the build, devices, instruction set and threads in use", add_info},
 };
 

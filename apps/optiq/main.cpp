@@ -69,7 +69,7 @@ int run(const CLI::App& app, Registered& command) {
     apply_log_options(command.options);
     apply_device_options(command.options);
     Output out(command.options.json);
-    Context context{out, command.options.seed, command.options.quiet};
+    Context context{out, command.options.seed};
     command.run(context);
     return 0;
   } catch (const Interrupted&) {

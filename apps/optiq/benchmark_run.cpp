@@ -1,0 +1,158 @@
+#include "benchmark_run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <random>
+
+#include "mlx/ops.h"
+#include "mlx/random.h"
+#include "mlx/transforms.h"
+#include "optiq/base/signal.h"
+#include "optiq/cache/sequence_state.h"
+
+namespace optiq::app {
+namespace {
+
+namespace mx = mlx::core;
+using Clock = std::chrono::steady_clock;
+
+constexpr int kChunk = 512;  // tokens of one forward call, as when generating
+
+class Sequences {
+ public:
+  Sequences(models::Model& model, const BenchmarkShape& shape,
+            const BenchmarkOptions& options)
+      : model_(model), options_(options), random_(options.seed) {
+    for (int i = 0; i < shape.batch; ++i)
+      states_.push_back(std::make_unique<cache::SequenceState>(
+          model.layer_shapes(), shape.depth + shape.tokens, options.kv_type));
+    if (shape.depth > 0) fill(shape.depth);
+  }
+
+  // `tokens` random tokens of each sequence, in calls of at most kChunk rows.
+  void feed(int tokens) {
+    const int batch = static_cast<int>(states_.size());
+    const int step = std::max(1, kChunk / batch);
+    for (int done = 0; done < tokens; done += step)
+      forward(std::min(step, tokens - done));
+  }
+
+  // One token of each sequence a call.
+  void decode(int tokens) {
+    for (int i = 0; i < tokens; ++i) forward(1);
+  }
+
+  // Forgets the last tokens of attention. Recurrent states stay as they are: their cost
+  // does not depend on what they hold.
+  void rewind(int tokens) {
+    for (auto& state : states_) state->advance(-tokens);
+  }
+
+ private:
+  void forward(int tokens) {
+    throw_if_interrupted();
+    std::vector<cache::SequenceState*> states;
+    for (auto& state : states_) states.push_back(state.get());
+    const int batch = static_cast<int>(states.size());
+    std::uniform_int_distribution<int> id(0, model_.config().vocab_size - 1);
+    std::vector<int> ids(static_cast<std::size_t>(batch * tokens));
+    std::ranges::generate(ids, [&] { return id(random_); });
+    const auto call = models::cached_batch(
+        states, std::vector<int>(states.size(), tokens), options_.activation);
+    std::vector<mx::array> outputs;
+    {
+      const mx::array hidden =
+          model_.hidden(mx::array(ids.data(), {batch * tokens}, mx::int32), call);
+      // Logits of the last token of each sequence.
+      std::vector<mx::array> last;
+      for (int i = 1; i <= batch; ++i)
+        last.push_back(
+            mx::slice(hidden, {i * tokens - 1, 0}, {i * tokens, hidden.shape(1)}));
+      outputs.push_back(
+          model_.head(batch == 1 ? last[0] : mx::concatenate(std::move(last), 0),
+                      options_.activation));
+    }
+    for (auto& state : states_)
+      for (mx::array& array : state->arrays()) outputs.push_back(std::move(array));
+    mx::eval(std::move(outputs));
+    models::finish_batch(call);
+  }
+
+  // Random keys and values in memory of their own: pages never written would all be
+  // the one zero page, and reading them costs nothing.
+  void fill(int depth) {
+    for (auto& state : states_) {
+      for (int i = 0; i < model_.n_layers(); ++i) {
+        auto& kv = state->layer(i).kv;
+        if (!kv) continue;
+        for (mx::array* array : {&kv->k, &kv->v}) {
+          const mx::Shape shape = array->shape();
+          const mx::array row =
+              mx::random::normal({shape[0], 1, shape[2]}, array->dtype());
+          *array = mx::contiguous(mx::broadcast_to(row, shape));
+          mx::eval(*array);
+        }
+      }
+      state->advance(depth);
+    }
+  }
+
+  models::Model& model_;
+  BenchmarkOptions options_;
+  std::mt19937_64 random_;
+  std::vector<std::unique_ptr<cache::SequenceState>> states_;
+};
+
+// The median of options.repeat timed calls after one that warms up.
+template <class Run>
+double median_rate(int tokens, int repeat, Run&& run) {
+  std::vector<double> rates;
+  run();
+  for (int i = 0; i < repeat; ++i) {
+    const std::chrono::duration<double> seconds = run();
+    rates.push_back(tokens / seconds.count());
+  }
+  const auto middle = rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2);
+  std::nth_element(rates.begin(), middle, rates.end());
+  return *middle;
+}
+
+}  // namespace
+
+double prefill_rate(models::Model& model, const BenchmarkShape& shape,
+                    const BenchmarkOptions& options) {
+  return median_rate(shape.batch * shape.tokens, options.repeat, [&] {
+    Sequences sequences(model, shape, options);
+    const auto start = Clock::now();
+    sequences.feed(shape.tokens);
+    return Clock::now() - start;
+  });
+}
+
+double decode_rate(models::Model& model, const BenchmarkShape& shape,
+                   const BenchmarkOptions& options) {
+  Sequences sequences(model, shape, options);
+  return median_rate(shape.batch * shape.tokens, options.repeat, [&] {
+    const auto start = Clock::now();
+    sequences.decode(shape.tokens);
+    const auto time = Clock::now() - start;
+    sequences.rewind(shape.tokens);
+    return time;
+  });
+}
+
+std::int64_t step_bytes(models::Model& model) {
+  std::int64_t bytes = model.weight_bytes();
+  const auto linears = model.linears();
+  // Of an embedding that is not the head too, a step reads one row.
+  if (linears.back()->layer == model.n_layers()) {
+    const auto& table = linears.front()->weight;
+    bytes -= static_cast<std::int64_t>(table.weight.nbytes());
+    for (const auto& part : {table.scales, table.biases})
+      if (part) bytes -= static_cast<std::int64_t>(part->nbytes());
+  }
+  return bytes;
+}
+
+}  // namespace optiq::app

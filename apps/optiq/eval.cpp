@@ -1,0 +1,201 @@
+#include <map>
+#include <memory>
+
+#include "command.h"
+#include "optiq/base/error.h"
+#include "optiq/base/file.h"
+#include "optiq/base/memory.h"
+#include "optiq/base/progress.h"
+#include "optiq/eval/case_task.h"
+#include "optiq/eval/heldout.h"
+#include "optiq/eval/kl.h"
+#include "optiq/eval/perplexity.h"
+#include "optiq/generate/generate.h"
+#include "request_options.h"
+
+namespace optiq::app {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::string model;
+  std::string task;
+  std::string data;
+  std::string reference;
+  int n_samples = 0;
+  int length = 0;
+  bool exact = false;
+};
+
+kernels::Activation activation_of(const Options& options) {
+  return options.exact ? kernels::Activation::kExact : kernels::Activation::kInt8;
+}
+
+// The windows of --data, or of the text that comes with optiq.
+std::vector<eval::Window> windows_of(const Options& options, const LoadedModel& model,
+                                     int default_length, std::size_t* text_tokens) {
+  constexpr std::size_t kLimitBytes = std::size_t{1} << 30;
+  const std::string text = options.data.empty() ? std::string(eval::heldout_text())
+                                                : read_file(options.data, kLimitBytes);
+  const int length = options.length > 0 ? options.length : default_length;
+  const int limit = model.model->config().max_position_embeddings;
+  if (length > limit)
+    throw UsageError(fmt::format(
+        "--length: the model takes at most {} tokens, found {}", limit, length));
+  const std::vector<int> tokens = encode_raw(model, text);
+  if (text_tokens) *text_tokens = tokens.size();
+  return eval::cut_windows(tokens, {.length = length, .count = options.n_samples});
+}
+
+// A bar over the tokens of all windows.
+eval::ProgressCallback progress_bar(const std::string& what) {
+  const auto bar = std::make_shared<std::unique_ptr<Progress>>();
+  return [bar, what](std::int64_t done, std::int64_t total) {
+    if (!*bar) *bar = std::make_unique<Progress>(what, total, "tokens");
+    (*bar)->set(done);
+    if (done == total) bar->reset();
+  };
+}
+
+Json perplexity(const Options& options, LoadedModel& model, Context& context) {
+  const auto windows = windows_of(options, model, 2048, nullptr);
+  const auto result =
+      eval::measure_perplexity(*model.model, windows,
+                               {.activation = activation_of(options),
+                                .on_progress = progress_bar("perplexity")});
+  context.out.print(
+      "perplexity {:.4f} (nll {:.5f} ± {:.5f} nats) over {} tokens in {} "
+      "windows\n",
+      result.perplexity(), result.nll, result.nll_error, result.tokens, result.windows);
+  return {{"task", "perplexity"},          {"n", result.tokens},
+          {"windows", result.windows},     {"nll", result.nll},
+          {"nll_error", result.nll_error}, {"perplexity", result.perplexity()}};
+}
+
+Json kl(const Options& options, LoadedModel& model, Context& context) {
+  if (options.reference.empty())
+    throw UsageError("--task kl: --reference MODEL is required");
+  LoadedModel reference = load(options.reference, {.text = false});
+  const auto windows = windows_of(options, model, 1024, nullptr);
+  const auto r = eval::measure_kl(
+      *reference.model, *model.model, windows,
+      {.activation = activation_of(options), .on_progress = progress_bar("kl")});
+  context.out.print(
+      "KL(reference || model) {:.6f} ± {:.6f} nats, p99 {:.5f}, same first choice "
+      "{:.2f} "
+      "%\nperplexity {:.4f}, of the reference {:.4f}; {} tokens in {} windows\n",
+      r.kl_mean, r.kl_error, r.kl_p99, 100 * r.top1_agreement, std::exp(r.nll),
+      std::exp(r.reference_nll), r.tokens, r.windows);
+  return {{"task", "kl"},
+          {"n", r.tokens},
+          {"windows", r.windows},
+          {"reference", options.reference},
+          {"kl_mean", r.kl_mean},
+          {"kl_error", r.kl_error},
+          {"kl_p99", r.kl_p99},
+          {"top1_agreement", r.top1_agreement},
+          {"nll", r.nll},
+          {"perplexity", std::exp(r.nll)},
+          {"reference_nll", r.reference_nll},
+          {"reference_perplexity", std::exp(r.reference_nll)}};
+}
+
+Json cases(const Options& options, LoadedModel& model, Context& context) {
+  if (options.data.empty())
+    throw UsageError(fmt::format(
+        "--task {}: --data FILE.jsonl with its cases is required", options.task));
+  auto list = eval::read_cases(options.data);
+  if (options.n_samples > 0 &&
+      list.size() > static_cast<std::size_t>(options.n_samples))
+    list.resize(static_cast<std::size_t>(options.n_samples));
+  Progress bar(options.task, static_cast<std::int64_t>(list.size()), "cases");
+  const auto result = eval::run_cases(
+      model, list,
+      {.exact = options.exact, .on_progress = [&](std::size_t done, std::size_t) {
+         bar.set(static_cast<std::int64_t>(done));
+       }});
+  context.out.print(
+      "{}: {} of {} right, accuracy {:.3f} (95 % interval {:.3f} to {:.3f}); answer "
+      "nll "
+      "{:.4f}, least margin {:.3f} nats\n",
+      options.task, result.correct, result.answers.size(), result.accuracy(),
+      result.interval.low, result.interval.high, result.answer_nll,
+      result.answer_margin);
+  Json answers = Json::array();
+  for (const auto& a : result.answers)
+    answers.push_back({{"id", a.id},
+                       {"correct", a.correct},
+                       {"nll", a.nll},
+                       {"margin", a.margin},
+                       {"output", a.output}});
+  return {{"task", options.task},
+          {"n", result.answers.size()},
+          {"correct", result.correct},
+          {"accuracy", result.accuracy()},
+          {"accuracy_interval", {result.interval.low, result.interval.high}},
+          {"answer_nll", result.answer_nll},
+          {"answer_margin", result.answer_margin},
+          {"cases", answers}};
+}
+
+struct Task {
+  const char* name;
+  Json (*run)(const Options& options, LoadedModel& model, Context& context);
+};
+
+constexpr Task kTasks[] = {
+    {"perplexity", perplexity}, {"kl", kl},      {"needle", cases}, {"hashhop", cases},
+    {"arithmetic", cases},      {"json", cases}, {"tools", cases},  {"gsm8k", cases},
+};
+
+std::vector<std::string> task_names() {
+  std::vector<std::string> names;
+  for (const Task& task : kTasks) names.emplace_back(task.name);
+  return names;
+}
+
+void eval_command(const Options& options, Context& context) {
+  const Task* chosen = nullptr;
+  for (const Task& task : kTasks)
+    if (options.task == task.name) chosen = &task;
+  OPTIQ_CHECK(chosen, "the flag's check lets only known tasks through");
+  LoadedModel model = load(options.model);
+  Json summary = {{"model", options.model}, {"data", options.data}};
+  if (options.data.empty()) summary["data"] = "builtin";
+  summary.update(chosen->run(options, model, context));
+  summary["exact"] = options.exact;
+  summary["peak_rss_bytes"] = peak_rss_bytes();
+  context.out.summary(summary);
+}
+
+}  // namespace
+
+Run add_eval(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  add_model_argument(app, options->model);
+  app.add_option("--task", options->task, "What to measure")
+      ->required()
+      ->check(CLI::IsMember(task_names()))
+      ->type_name("TASK");
+  app.add_option("--data", options->data,
+                 "Plain text for perplexity and kl (default: a text that comes with "
+                 "optiq), cases as JSON lines for the rest")
+      ->type_name("FILE");
+  app.add_option("--reference", options->reference,
+                 "For kl: the model to compare with, in float32")
+      ->type_name("MODEL");
+  app.add_option("--n-samples", options->n_samples,
+                 "At most this many windows or cases (default: all)")
+      ->check(CLI::PositiveNumber.description(""))
+      ->type_name("N");
+  app.add_option("--length", options->length,
+                 "Tokens of a window (default: 2048 for perplexity, 1024 for kl)")
+      ->check(CLI::Range(2, 1 << 30).description(""))
+      ->type_name("N");
+  app.add_flag("--exact", options->exact,
+               "Compute in float32, without int8 activations and float16 cache");
+  return [options](Context& context) { eval_command(*options, context); };
+}
+
+}  // namespace optiq::app

@@ -1,0 +1,114 @@
+#include "optiq/generate/session.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+#include <stdexcept>
+
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "optiq/base/signal.h"
+
+namespace optiq::generation {
+
+SessionOptions exact_session(int capacity) {
+  return {.capacity = capacity,
+          .kv_type = FloatType::kF32,
+          .activation = kernels::Activation::kExact};
+}
+
+Session::Session(models::Model& model, const SessionOptions& options)
+    : model_(model),
+      options_(options),
+      state_(model.layer_shapes(), std::max(options.capacity, 1), options.kv_type) {}
+
+void Session::reserve(int capacity) {
+  state_.reserve(std::min(capacity, model_.config().max_position_embeddings));
+}
+
+void Session::check(std::span<const int> tokens) const {
+  const auto& config = model_.config();
+  if (tokens.empty())
+    throw std::invalid_argument("expected at least one token, found none");
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    if (tokens[i] < 0 || tokens[i] >= config.vocab_size)
+      throw std::invalid_argument(
+          fmt::format("token {} of the input: expected an id from 0 to {}, found {}", i,
+                      config.vocab_size - 1, tokens[i]));
+  const std::size_t room =
+      static_cast<std::size_t>(config.max_position_embeddings - state_.length());
+  if (tokens.size() > room)
+    throw std::invalid_argument(fmt::format(
+        "the model takes at most {} tokens (max_position_embeddings), found {}",
+        config.max_position_embeddings,
+        static_cast<std::size_t>(state_.length()) + tokens.size()));
+}
+
+template <class UseHidden>
+void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
+  check(tokens);
+  const int n = static_cast<int>(tokens.size());
+  for (int begin = 0; begin < n;) {
+    throw_if_interrupted();
+    const int rows = std::min(options_.chunk, n - begin);
+    const mx::array ids(tokens.data() + begin, {rows}, mx::int32);
+    const models::Batch batch =
+        models::cached_batch({&state_}, {rows}, options_.activation);
+    std::optional<mx::array> result;
+    {
+      const mx::array hidden = model_.hidden(ids, batch);
+      result = use_hidden(begin, rows, hidden, begin + rows == n);
+    }
+    // The state's arrays are named too: they may hold work that the logits do not need.
+    std::vector<mx::array> outputs = state_.arrays();
+    if (result) outputs.push_back(*result);
+    mx::eval(std::move(outputs));
+    models::finish_batch(batch);
+    tokens_.insert(tokens_.end(), tokens.begin() + begin,
+                   tokens.begin() + begin + rows);
+    begin += rows;
+    if (on_chunk_) on_chunk_(rows);
+  }
+}
+
+mx::array Session::feed(std::span<const int> tokens) {
+  std::optional<mx::array> logits;
+  run_chunks(tokens,
+             [&](int, int rows, const mx::array& hidden,
+                 bool last) -> std::optional<mx::array> {
+               if (!last) return std::nullopt;
+               const int width = hidden.shape(1);
+               logits = mx::reshape(
+                   model_.head(mx::slice(hidden, {rows - 1, 0}, {rows, width}),
+                               options_.activation),
+                   {-1});
+               return logits;
+             });
+  return *logits;
+}
+
+void Session::feed_all(
+    std::span<const int> tokens,
+    const std::function<void(int first, const mx::array& logits)>& on_rows) {
+  // Logits of 16 M values, 64 MB, at most at a time.
+  const int head_rows = std::max(1, (16 << 20) / model_.config().vocab_size);
+  run_chunks(tokens,
+             [&](int begin, int rows, const mx::array& hidden,
+                 bool) -> std::optional<mx::array> {
+               std::vector<mx::array> outputs = state_.arrays();
+               outputs.push_back(hidden);
+               mx::eval(std::move(outputs));
+               const int width = hidden.shape(1);
+               for (int i = 0; i < rows; i += head_rows) {
+                 const int end = std::min(i + head_rows, rows);
+                 const mx::array logits = model_.head(
+                     mx::slice(hidden, {i, 0}, {end, width}), options_.activation);
+                 mx::eval(logits);
+                 on_rows(begin + i, logits);
+               }
+               return std::nullopt;
+             });
+}
+
+}  // namespace optiq::generation

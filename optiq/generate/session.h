@@ -1,0 +1,76 @@
+// One sequence under a model: tokens go in, the logits of the last one come out.
+#pragma once
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "mlx/array.h"
+#include "optiq/cache/sequence_state.h"
+#include "optiq/kernels/float_type.h"
+#include "optiq/kernels/linear/linear_primitive.h"
+#include "optiq/models/model.h"
+
+namespace optiq::generation {
+
+namespace mx = mlx::core;
+
+struct SessionOptions {
+  int capacity = 0;  // tokens there is room for from the start
+  FloatType kv_type = FloatType::kF16;
+  kernels::Activation activation = kernels::Activation::kInt8;
+  int chunk = 512;  // tokens of one forward call
+};
+
+/// float32 throughout: what `--exact` asks for.
+SessionOptions exact_session(int capacity);
+
+/// Threads   one.
+class Session {
+ public:
+  /// Requires  `model` outlives this.
+  Session(models::Model& model, const SessionOptions& options);
+
+  /// Takes tokens in, in chunks. The logits of the last one are evaluated.
+  ///
+  /// Shapes    -> [vocab_size] float32
+  /// Requires  at least one token, each in [0, vocab_size)
+  /// Throws    std::invalid_argument if a token is not, or the context is full;
+  ///           Interrupted between chunks: the tokens of finished chunks stay.
+  mx::array feed(std::span<const int> tokens);
+
+  /// The same with the logits of every token: `on_rows(first, logits)` is called per
+  /// chunk, in order.
+  ///
+  /// Shapes    logits [rows, vocab_size] float32; `first` counts within `tokens`
+  void feed_all(std::span<const int> tokens,
+                const std::function<void(int first, const mx::array& logits)>& on_rows);
+
+  /// Called after each forward call with the number of its tokens.
+  void on_chunk(std::function<void(int tokens)> callback) {
+    on_chunk_ = std::move(callback);
+  }
+
+  /// Throws    std::invalid_argument if `tokens` cannot be fed.
+  void check(std::span<const int> tokens) const;
+
+  /// Makes room for `capacity` tokens in all; more than the context holds is not made.
+  void reserve(int capacity);
+
+  int length() const { return state_.length(); }
+
+  /// The tokens taken in so far.
+  const std::vector<int>& tokens() const { return tokens_; }
+  const cache::SequenceState& state() const { return state_; }
+
+ private:
+  template <class UseHidden>
+  void run_chunks(std::span<const int> tokens, UseHidden&& use_hidden);
+
+  models::Model& model_;
+  SessionOptions options_;
+  cache::SequenceState state_;
+  std::vector<int> tokens_;
+  std::function<void(int)> on_chunk_;
+};
+
+}  // namespace optiq::generation
