@@ -17,7 +17,7 @@ FloatType scale_type_of(const kernels::LinearWeight& w);
 
 /// Encodes a matrix in any mode that has an encoder.
 ///
-/// Shapes    importance [K], or empty; only the affine mode reads it
+/// Shapes    importance [K], or empty
 /// Throws    std::invalid_argument for a format that the matrix does not fit.
 EncodedTensor encode(const kernels::LinearWeight& w, const QuantSpec& spec,
                      std::span<const float> importance, Search search);

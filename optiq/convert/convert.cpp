@@ -1,0 +1,205 @@
+#include "optiq/convert/convert.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "optiq/base/error.h"
+#include "optiq/base/memory.h"
+#include "optiq/convert/choose.h"
+#include "optiq/convert/encoder.h"
+#include "optiq/convert/session.h"
+#include "optiq/convert/sidecars.h"
+#include "optiq/convert/write.h"
+#include "optiq/sensitivity/measure.h"
+
+namespace optiq::convert {
+namespace {
+
+using sensitivity::Divergence;
+using sensitivity::DivergenceMeter;
+using sensitivity::Sensitivities;
+
+constexpr int kRefineRounds = 2;
+constexpr int kRatioWindows = 6;
+
+std::vector<QuantSpec> candidate_formats(const Options& options) {
+  std::vector<int> bits = options.candidate_bits;
+  std::ranges::sort(bits);
+  bits.erase(std::unique(bits.begin(), bits.end()), bits.end());
+  std::vector<QuantSpec> formats;
+  for (int b : bits) {
+    const QuantSpec spec{options.mode, b, options.group_size};
+    if (!is_supported(spec))
+      throw std::invalid_argument(fmt::format(
+          "--candidate-bits, --group-size, --mode: there is no {}", describe(spec)));
+    formats.push_back(spec);
+  }
+  if (formats.empty())
+    throw std::invalid_argument("--candidate-bits: expected at least one width");
+  return formats;
+}
+
+void set_allocation(Result& result, const checkpoint::Checkpoint& source,
+                    const std::vector<Matrix>& matrices, const Plan& plan,
+                    const Sensitivities& sensitivities) {
+  result.bpw = average_bits(matrices, plan);
+  result.bytes = planned_bytes(source, plan);
+  result.bpw_disk =
+      8.0 * static_cast<double>(result.bytes) / static_cast<double>(result.params);
+  for (const Matrix& matrix : matrices) {
+    const auto& spec = plan.at(matrix.path);
+    LayerResult layer{matrix.path, spec, matrix.params(), matrix.bytes(spec), 0};
+    for (const auto& measured : sensitivities.layers)
+      if (measured.name == matrix.path && !measured.formats.empty()) {
+        std::vector<QuantSpec> specs;
+        for (const auto& cost : measured.formats) specs.push_back(cost.spec);
+        layer.sensitivity = measured.formats[sensitivity::anchor_format(specs)].kl;
+      }
+    result.layers.push_back(layer);
+  }
+}
+
+// One width for all by MLX's own rounding, as mlx-lm would write it.
+void measure_baselines(Result& result, const Session& session, Encoder& encoder,
+                       DivergenceMeter& meter) {
+  for (const QuantSpec& spec : {QuantSpec{QuantMode::kAffine, 4, 64},
+                                QuantSpec{QuantMode::kAffine, 8, 64}}) {
+    const Plan plan = uniform_plan(encoder.matrices(), spec);
+    encoder.apply(plan, quantize::Search::kMlx);
+    meter.restart();
+    const Divergence d = meter.measure(0, /*with_p99=*/true);
+    const std::int64_t bytes = planned_bytes(session.source(), plan);
+    result.baselines[fmt::format("uniform_{}bit", spec.bits)] = {
+        bytes, 8.0 * static_cast<double>(bytes) / static_cast<double>(result.params),
+        d.mean, d.p99};
+  }
+  encoder.restore();
+}
+
+std::vector<Contender> contenders(const Options& options, Session& session,
+                                  const std::vector<Matrix>& matrices,
+                                  const Sensitivities& sensitivities,
+                                  const PlanBudget& budget) {
+  std::vector<Contender> all;
+  const auto add = [&](const char* label, bool protect) {
+    all.push_back({label,
+                   allocate_plan(session.source(), matrices, sensitivities, budget,
+                                 session.model().n_layers(), protect,
+                                 options.tie_fused),
+                   0});
+  };
+  const bool both = options.protection == Protection::kAuto;
+  if (both || options.protection == Protection::kOff) add("measured", false);
+  if (both || options.protection == Protection::kOn)
+    add("measured, with head, embedding, first and last block protected", true);
+  if (options.method != Method::kOptiq) return {all.back()};
+  for (Contender& uniform :
+       uniform_contenders(session.source(), matrices, budget, options.mode,
+                          options.candidate_bits))
+    all.push_back(std::move(uniform));
+  return all;
+}
+
+}  // namespace
+
+Result convert(const Options& options) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto progress = [&](std::string_view stage, std::int64_t done,
+                            std::int64_t total) {
+    if (options.progress) options.progress(stage, done, total);
+  };
+  const std::vector<QuantSpec> formats = candidate_formats(options);
+  Session session(options);
+  Result result;
+  result.output = options.output;
+  result.params = session.params();
+  result.reference = session.reference();
+
+  // Reference logits and input statistics, on calibration and held-out windows.
+  sensitivity::InputStatistics statistics;
+  std::optional<DivergenceMeter> meter, held_out;
+  if (options.method != Method::kUniform || !options.skip_baselines) {
+    progress("reference", 0, 1);
+    meter.emplace(session.model(), session.calibration().windows,
+                  sensitivity::DivergenceOptions{}, &statistics);
+    held_out.emplace(session.model(), session.calibration().held_out,
+                     sensitivity::DivergenceOptions{});
+    progress("reference", 1, 1);
+  }
+  if (options.method == Method::kUniform) statistics = {};
+  Encoder encoder(session.model(), statistics);
+  const std::vector<Matrix>& matrices = encoder.matrices();
+  const PlanBudget budget{options.target_bpw, options.target_size};
+
+  Sensitivities sensitivities;
+  SavedLayers saved(options.output, session.identity(formats));
+  if (options.method == Method::kOptiq) {
+    sensitivity::MeasureOptions measure;
+    measure.formats = formats;
+    measure.ratio_windows = kRatioWindows;
+    if (options.resume) measure.known = saved.load();
+    measure.on_layer = [&](const auto& layer, std::size_t done, std::size_t total) {
+      saved.add(layer);
+      progress("sensitivity", static_cast<std::int64_t>(done),
+               static_cast<std::int64_t>(total));
+    };
+    sensitivities =
+        sensitivity::measure(session.model(), *meter, encoder.statistics(), measure);
+  } else {
+    sensitivities = session.static_sensitivities(formats);
+  }
+  sensitivities.reference = session.reference();
+
+  // The choice.
+  Contender chosen;
+  if (options.method == Method::kUniform) {
+    const auto uniform = uniform_contenders(session.source(), matrices, budget,
+                                            options.mode, options.candidate_bits);
+    if (uniform.empty())
+      throw std::invalid_argument("--target-bpw: no candidate width is within it");
+    chosen = uniform.front();
+  } else {
+    const auto all = contenders(options, session, matrices, sensitivities, budget);
+    progress("joint verification", 0, 1);
+    chosen = all.size() == 1 ? all.front() : verify_jointly(encoder, *meter, all);
+    if (options.method == Method::kOptiq && options.refine)
+      chosen = refine(session.source(), encoder, *meter, sensitivities, budget,
+                      std::move(chosen), kRefineRounds, kRatioWindows);
+    progress("joint verification", 1, 1);
+  }
+  result.chosen = chosen.label;
+  set_allocation(result, session.source(), matrices, chosen.plan, sensitivities);
+
+  if (held_out) {
+    encoder.apply(chosen.plan);
+    held_out->restart();
+    const Divergence d = held_out->measure(0, /*with_p99=*/true);
+    result.kl_mean = d.mean;
+    result.kl_p99 = d.p99;
+    encoder.restore();
+    if (!options.skip_baselines) {
+      progress("baselines", 0, 1);
+      measure_baselines(result, session, encoder, *held_out);
+      progress("baselines", 1, 1);
+    }
+  }
+
+  progress("writing", 0, 1);
+  Sidecars sidecars{metadata_json(options, result), nullptr};
+  if (options.method == Method::kOptiq)
+    sidecars.sensitivity =
+        to_json(sensitivities, options.model_name, options.group_size);
+  result.bytes = write_model(session.source(), encoder, chosen.plan,
+                             quantize::Search::kSearch, sidecars, options.output);
+  saved.remove();
+  progress("writing", 1, 1);
+
+  result.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.peak_rss_bytes = static_cast<std::int64_t>(peak_rss_bytes());
+  return result;
+}
+
+}  // namespace optiq::convert

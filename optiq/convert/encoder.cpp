@@ -1,0 +1,51 @@
+#include "optiq/convert/encoder.h"
+
+#include "optiq/quantize/linear_weight.h"
+
+namespace optiq::convert {
+
+Encoder::Encoder(models::Model& model, sensitivity::InputStatistics statistics,
+                 std::int64_t cache_bytes)
+    : model_(model), statistics_(std::move(statistics)), room_bytes_(cache_bytes) {
+  for (models::LinearModule* module : model_.linears()) {
+    const kernels::LinearWeight& w = module->weight;
+    matrices_.push_back({module->path, w.output_dim(), w.input_dim(),
+                         size_of(quantize::scale_type_of(w))});
+    modules_.emplace(module->path, module);
+    originals_.emplace(module->path, w);
+  }
+}
+
+kernels::LinearWeight Encoder::encoded(const std::string& path, const QuantSpec& spec,
+                                       quantize::Search search) {
+  const Key key{path, spec.mode, spec.bits, spec.group_size, search};
+  if (const auto found = encoded_.find(key); found != encoded_.end())
+    return found->second;
+  const kernels::LinearWeight& original = originals_.at(path);
+  quantize::EncodedTensor tensor =
+      quantize::encode(original, spec, statistics_.mean_squares(path), search);
+  const std::int64_t bytes = tensor.bytes();
+  kernels::LinearWeight w =
+      quantize::as_linear_weight(std::move(tensor), original.bias);
+  if (bytes <= room_bytes_) {
+    room_bytes_ -= bytes;
+    encoded_.emplace(key, w);
+  }
+  return w;
+}
+
+void Encoder::apply(const std::string& path, const std::optional<QuantSpec>& spec,
+                    quantize::Search search) {
+  modules_.at(path)->weight =
+      spec ? encoded(path, *spec, search) : originals_.at(path);
+}
+
+void Encoder::apply(const Plan& plan, quantize::Search search) {
+  for (const auto& [path, spec] : plan) apply(path, spec, search);
+}
+
+void Encoder::restore() {
+  for (auto& [path, module] : modules_) module->weight = originals_.at(path);
+}
+
+}  // namespace optiq::convert

@@ -1,0 +1,61 @@
+// Encodes a model's matrices under a plan, each at most once per format.
+#pragma once
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "optiq/convert/plan.h"
+#include "optiq/models/model.h"
+#include "optiq/quantize/encoded_tensor.h"
+#include "optiq/sensitivity/divergence.h"
+
+namespace optiq::convert {
+
+/// Holds the model's own weights and swaps encoded ones in and out.
+///
+/// Threads   one.
+class Encoder {
+ public:
+  /// `cache_bytes`: encoded tensors are kept up to this size in all.
+  Encoder(models::Model& model, sensitivity::InputStatistics statistics,
+          std::int64_t cache_bytes = 2LL << 30);
+
+  const std::vector<Matrix>& matrices() const { return matrices_; }
+
+  /// The encoded form of one matrix. Shapes  as kernels::LinearWeight
+  kernels::LinearWeight encoded(const std::string& path, const QuantSpec& spec,
+                                quantize::Search search);
+
+  /// Gives every matrix of the model its format of the plan.
+  void apply(const Plan& plan, quantize::Search search = quantize::Search::kSearch);
+
+  /// Gives one matrix a format.
+  void apply(const std::string& path, const std::optional<QuantSpec>& spec,
+             quantize::Search search = quantize::Search::kSearch);
+
+  /// Gives every matrix its own weights back.
+  void restore();
+
+  models::Model& model() { return model_; }
+  const sensitivity::InputStatistics& statistics() const { return statistics_; }
+
+ private:
+  struct Key {
+    std::string path;
+    QuantMode mode;
+    int bits, group_size;
+    quantize::Search search;
+    auto operator<=>(const Key&) const = default;
+  };
+  models::Model& model_;
+  sensitivity::InputStatistics statistics_;
+  std::int64_t room_bytes_;
+  std::vector<Matrix> matrices_;
+  std::unordered_map<std::string, models::LinearModule*> modules_;
+  std::unordered_map<std::string, kernels::LinearWeight> originals_;
+  std::map<Key, kernels::LinearWeight> encoded_;
+};
+
+}  // namespace optiq::convert

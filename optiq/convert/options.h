@@ -1,0 +1,89 @@
+// What `optiq convert` is asked to do, and what it has done.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "optiq/sensitivity/sensitivity.h"
+
+namespace optiq::convert {
+
+/// How bits are decided.
+///   kOptiq    by measured divergence, verified jointly
+///   kStatic   by the place of a layer, without running the model
+///   kUniform  the same for all
+enum class Method { kOptiq, kStatic, kUniform };
+
+/// Whether head, embedding, first and last block count more than measured.
+///   kAuto  both ways are tried and the one with the smaller joint divergence is kept
+enum class Protection { kAuto, kOn, kOff };
+
+enum class ReferenceChoice { kAuto, kBf16, kUniform4Bit };
+
+struct Options {
+  std::filesystem::path model;   // a directory in Hugging Face form
+  std::string model_name;        // as the user wrote it; goes into the metadata
+  std::filesystem::path output;  // replaced whole, at the end
+
+  double target_bpw = 4.5;                  // average bits of quantized weights
+  std::optional<std::int64_t> target_size;  // or: bytes of all weight files
+  std::vector<int> candidate_bits = {2, 3, 4, 5, 6, 8};
+  int group_size = 64;
+  QuantMode mode = QuantMode::kAffine;
+  Method method = Method::kOptiq;
+  Protection protection = Protection::kAuto;
+  ReferenceChoice reference = ReferenceChoice::kAuto;
+
+  std::string calibration = "builtin";  // or a JSONL file
+  int n_calibration = 24;               // windows
+  int calibration_length = 512;         // tokens of a window
+  std::uint64_t seed = 42;              // of the choice of windows
+
+  bool tie_fused = false;      // one width for q, k, v and one for gate, up
+  bool refine = true;          // measure again around the chosen allocation
+  bool skip_baselines = false;
+  bool resume = false;
+
+  /// Called with the stage's name and how much of it is done.
+  std::function<void(std::string_view stage, std::int64_t done, std::int64_t total)>
+      progress;
+};
+
+/// A model with one width for all, by MLX's own rounding, beside ours.
+struct Baseline {
+  std::int64_t bytes = 0;
+  double bpw_disk = 0;
+  double kl_mean = 0;
+  double kl_p99 = 0;
+};
+
+struct LayerResult {
+  std::string name;
+  std::optional<QuantSpec> spec;  // none: kept in the checkpoint's float type
+  std::int64_t params = 0;
+  std::int64_t bytes = 0;
+  double sensitivity = 0;  // nats at 4 bits, or at the narrowest candidate
+};
+
+struct Result {
+  std::filesystem::path output;
+  std::int64_t bytes = 0;   // of all weight files
+  std::int64_t params = 0;  // of the written model
+  double bpw = 0;           // average bits of quantized weights
+  double bpw_disk = 0;      // 8 bytes / params
+  double kl_mean = 0;       // on held-out windows of the calibration's kind
+  double kl_p99 = 0;
+  std::string chosen;  // which allocation won the joint verification
+  sensitivity::Reference reference = sensitivity::Reference::kBf16;
+  std::map<std::string, Baseline> baselines;
+  std::vector<LayerResult> layers;
+  double seconds = 0;
+  std::int64_t peak_rss_bytes = 0;
+};
+
+}  // namespace optiq::convert

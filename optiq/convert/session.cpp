@@ -1,0 +1,124 @@
+#include "optiq/convert/session.h"
+
+#include <fmt/format.h>
+
+#include <optional>
+#include <stdexcept>
+
+#include "optiq/checkpoint/quantization_config.h"
+#include "optiq/convert/mlx_form.h"
+#include "optiq/models/registry.h"
+#include "optiq/quantize/linear_weight.h"
+#include "optiq/sensitivity/static_costs.h"
+#include "optiq/text/chat_template.h"
+#include "optiq/text/tokenizer.h"
+
+namespace optiq::convert {
+namespace {
+
+using json = nlohmann::ordered_json;
+
+checkpoint::Checkpoint open_source(const Options& options) {
+  auto source = checkpoint::Checkpoint::open(options.model,
+                                             {checkpoint::Residency::kMapped, true});
+  if (checkpoint::parse_quantization(source.config(), options.model / "config.json"))
+    throw std::invalid_argument(fmt::format(
+        "MODEL: expected a checkpoint in float form, {} is quantized already",
+        options.model.string()));
+  return source;
+}
+
+// Messages without a template are their text, role by role.
+std::string plain_text(const json& messages) {
+  std::string text;
+  for (const json& message : messages) {
+    text += message.value("role", "user") + ": ";
+    if (message.contains("content") && message["content"].is_string())
+      text += message["content"].get<std::string>();
+    text += "\n";
+  }
+  return text;
+}
+
+sensitivity::Calibration draw_calibration(const Options& options) {
+  const auto tokenizer = text::Tokenizer::load(options.model);
+  const auto chat = text::ChatTemplate::load(options.model, tokenizer);
+  const auto samples = options.calibration == "builtin"
+                           ? sensitivity::builtin_samples()
+                           : sensitivity::read_samples(options.calibration);
+  const auto tokenize = [&](const json& sample) {
+    if (sample.contains("text"))
+      return tokenizer.encode(sample["text"].get<std::string>());
+    if (chat) {
+      text::ChatOptions chat_options;
+      chat_options.add_generation_prompt = false;
+      if (sample.contains("tools")) chat_options.tools = sample["tools"];
+      try {
+        return tokenizer.encode(chat->render(sample["messages"], chat_options));
+      } catch (const std::invalid_argument&) {
+        // The template refuses these messages (a role it does not know, say).
+      }
+    }
+    return tokenizer.encode(plain_text(sample["messages"]));
+  };
+  sensitivity::CalibrationOptions calibration;
+  calibration.source = options.calibration;
+  calibration.n_windows = options.n_calibration;
+  calibration.window_tokens = options.calibration_length;
+  calibration.n_held_out = std::max(1, options.n_calibration / 3);
+  calibration.seed = options.seed;
+  return sensitivity::make_calibration(samples, calibration, tokenize);
+}
+
+}  // namespace
+
+Session::Session(const Options& options)
+    : source_(open_source(options)), calibration_(draw_calibration(options)) {
+  const MlxForm form(source_);
+  for (const std::string& name : form.tensors()) {
+    std::int64_t n = 1;
+    for (std::int64_t d : source_.info(name).shape) n *= d;
+    params_ += n;
+  }
+  model_ = models::load(source_);
+}
+
+sensitivity::Sensitivities Session::static_sensitivities(
+    const std::vector<QuantSpec>& formats) {
+  sensitivity::Sensitivities result;
+  result.method = "static";
+  for (const models::LinearModule* module : model_->linears()) {
+    const kernels::LinearWeight& w = module->weight;
+    const int N = w.output_dim(), K = w.input_dim();
+    sensitivity::LayerSensitivity layer{module->path, module->layer,
+                                        static_cast<std::int64_t>(N) * K,
+                                        {}};
+    for (const QuantSpec& spec : formats) {
+      if (!quantize::fits(spec, K)) continue;
+      layer.formats.push_back(
+          {spec, quantize::encoded_bytes(spec, N, K, quantize::scale_type_of(w)),
+           sensitivity::static_cost(module->path, model_->n_layers(), spec), 0,
+           sensitivity::relative_squared_error(spec)});
+    }
+    result.layers.push_back(std::move(layer));
+  }
+  return result;
+}
+
+nlohmann::json Session::identity(const std::vector<QuantSpec>& formats) const {
+  nlohmann::json specs = nlohmann::json::array(), files = nlohmann::json::array();
+  for (const QuantSpec& spec : formats) specs.push_back(describe(spec));
+  for (const auto& file : source_.files()) {
+    const auto written = std::filesystem::last_write_time(file).time_since_epoch();
+    files.push_back({file.filename().string(), std::filesystem::file_size(file),
+                     written.count()});
+  }
+  return {{"files", files},
+          {"formats", specs},
+          {"calibration", calibration_.fingerprint},
+          {"windows", calibration_.windows.size()},
+          {"reference", sensitivity::name(reference_)},
+          {"version", 1}};
+}
+
+}  // namespace optiq::convert

@@ -1,0 +1,43 @@
+// What a conversion works on: the source, its model in memory, the text to measure on.
+#pragma once
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "optiq/checkpoint/checkpoint.h"
+#include "optiq/convert/options.h"
+#include "optiq/models/model.h"
+#include "optiq/sensitivity/calibration.h"
+
+namespace optiq::convert {
+
+class Session {
+ public:
+  /// Opens the source, draws the calibration, loads the model.
+  ///
+  /// Throws    CheckpointError; std::invalid_argument if the source is quantized.
+  explicit Session(const Options& options);
+
+  const checkpoint::Checkpoint& source() const { return source_; }
+  models::Model& model() { return *model_; }
+  const sensitivity::Calibration& calibration() const { return calibration_; }
+  sensitivity::Reference reference() const { return reference_; }
+
+  /// Values in all tensors that are written.
+  std::int64_t params() const { return params_; }
+
+  /// Everything that a measured layer depends on besides the layer.
+  nlohmann::json identity(const std::vector<QuantSpec>& formats) const;
+
+  /// The structural costs of method `static`, in the form of measured ones.
+  sensitivity::Sensitivities static_sensitivities(const std::vector<QuantSpec>& formats);
+
+ private:
+  checkpoint::Checkpoint source_;
+  sensitivity::Calibration calibration_;
+  std::unique_ptr<models::Model> model_;
+  sensitivity::Reference reference_ = sensitivity::Reference::kBf16;
+  std::int64_t params_ = 0;
+};
+
+}  // namespace optiq::convert

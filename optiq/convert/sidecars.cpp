@@ -1,0 +1,137 @@
+#include "optiq/convert/sidecars.h"
+
+#include <algorithm>
+
+#include "optiq/base/error.h"
+#include "optiq/base/file.h"
+
+namespace optiq::convert {
+
+using nlohmann::json;
+using sensitivity::FormatCost;
+using sensitivity::LayerSensitivity;
+
+json to_json(const LayerSensitivity& layer) {
+  json sensitivities = json::object(), formats = json::array();
+  for (const FormatCost& cost : layer.formats) {
+    sensitivities[std::to_string(cost.spec.bits)] = cost.kl;
+    formats.push_back({{"mode", name(cost.spec.mode)},
+                       {"bits", cost.spec.bits},
+                       {"group_size", cost.spec.group_size},
+                       {"bytes", cost.bytes},
+                       {"kl", cost.kl},
+                       {"kl_standard_error", cost.kl_error},
+                       {"relative_weight_error", cost.weight_error}});
+  }
+  return {{"layer_name", layer.name},
+          {"sensitivities", sensitivities},
+          {"param_count", layer.params},
+          {"metadata", {{"layer", layer.layer}, {"formats", formats}}}};
+}
+
+LayerSensitivity layer_from_json(const json& value) {
+  LayerSensitivity layer{value.at("layer_name"), value.at("metadata").at("layer"),
+                         value.at("param_count"), {}};
+  for (const json& f : value.at("metadata").at("formats")) {
+    const auto mode = quant_mode_from_name(f.at("mode").get<std::string>());
+    if (!mode) throw CheckpointError("an unknown mode in saved sensitivities");
+    layer.formats.push_back({{*mode, f.at("bits"), f.at("group_size")},
+                             f.at("bytes"),
+                             f.at("kl"),
+                             f.at("kl_standard_error"),
+                             f.at("relative_weight_error")});
+  }
+  return layer;
+}
+
+json to_json(const sensitivity::Sensitivities& sensitivities,
+             const std::string& base_model, int group_size) {
+  json layers = json::array(), bits = json::array();
+  for (const LayerSensitivity& layer : sensitivities.layers) {
+    layers.push_back(to_json(layer));
+    for (const FormatCost& cost : layer.formats)
+      if (std::ranges::find(bits, json(cost.spec.bits)) == bits.end())
+        bits.push_back(cost.spec.bits);
+  }
+  return {{"base_model", base_model},
+          {"candidate_bits", bits},
+          {"group_size", group_size},
+          {"metric", "kl_divergence_vs_reference"},
+          {"reference", name(sensitivities.reference)},
+          {"calibration_tokens", sensitivities.tokens},
+          {"layers", layers}};
+}
+
+json metadata_json(const Options& options, const Result& result) {
+  const char* method = options.method == Method::kOptiq    ? "optiq_mixed_precision"
+                       : options.method == Method::kStatic ? "static_mixed_precision"
+                                                           : "uniform";
+  json per_layer = json::object();
+  int widest = 0, narrowest = 99, n_wide = 0, n_narrow = 0;
+  for (const LayerResult& layer : result.layers)
+    if (layer.spec) {
+      widest = std::max(widest, layer.spec->bits);
+      narrowest = std::min(narrowest, layer.spec->bits);
+    }
+  for (const LayerResult& layer : result.layers) {
+    if (!layer.spec) continue;
+    n_wide += layer.spec->bits == widest;
+    n_narrow += layer.spec->bits == narrowest;
+    per_layer[layer.name] = {{"bits", layer.spec->bits},
+                             {"group_size", layer.spec->group_size},
+                             {"mode", name(layer.spec->mode)},
+                             {"kl", layer.sensitivity}};
+  }
+  json metadata = {{"method", method},
+                   {"base_model", options.model_name},
+                   {"reference", name(result.reference)},
+                   {"achieved_bpw", result.bpw},
+                   {"n_high_bits", n_wide},
+                   {"n_low_bits", n_narrow},
+                   {"threshold", 0},
+                   {"per_layer", per_layer},
+                   {"bpw_disk", result.bpw_disk},
+                   {"allocation", result.chosen},
+                   {"kl_mean", result.kl_mean},
+                   {"kl_p99", result.kl_p99}};
+  if (options.target_size)
+    metadata["target_size"] = *options.target_size;
+  else
+    metadata["target_bpw"] = options.target_bpw;
+  return metadata;
+}
+
+SavedLayers::SavedLayers(std::filesystem::path output, json identity)
+    : content_{{"identity", std::move(identity)}, {"layers", json::array()}} {
+  if (!output.has_filename()) output = output.parent_path();
+  path_ = output.parent_path() / ("." + output.filename().string() + ".sensitivity.json");
+}
+
+std::unordered_map<std::string, LayerSensitivity> SavedLayers::load() const {
+  std::unordered_map<std::string, LayerSensitivity> layers;
+  if (!std::filesystem::exists(path_)) return layers;
+  const json saved =
+      json::parse(read_file(path_, std::size_t{1} << 28), nullptr, false);
+  try {
+    if (saved.at("identity") != content_.at("identity")) return layers;
+    for (const json& value : saved.at("layers")) {
+      LayerSensitivity layer = layer_from_json(value);
+      std::string name = layer.name;
+      layers.emplace(std::move(name), std::move(layer));
+    }
+  } catch (const json::exception&) {
+    throw CheckpointError(path_.string() +
+                          ": expected the layers of an interrupted run; remove the "
+                          "file to measure anew");
+  }
+  return layers;
+}
+
+void SavedLayers::add(const LayerSensitivity& layer) {
+  content_["layers"].push_back(to_json(layer));
+  write_file_atomic(path_, content_.dump());
+}
+
+void SavedLayers::remove() const { std::filesystem::remove(path_); }
+
+}  // namespace optiq::convert

@@ -1,0 +1,227 @@
+#include "optiq/sensitivity/divergence.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "optiq/base/error.h"
+#include "optiq/base/signal.h"
+#include "optiq/kernels/kl_divergence/kl_divergence.h"
+
+namespace optiq::sensitivity {
+namespace {
+
+constexpr auto kExact = kernels::Activation::kExact;
+constexpr std::size_t kLogitBytes = 64 << 20;  // of one call of the head
+
+mx::array ids_array(const std::vector<int>& ids) {
+  return mx::array(ids.begin(), {static_cast<int>(ids.size())}, mx::int32);
+}
+
+// Adds up the squares of the inputs of each module.
+class SquareSums {
+ public:
+  void add(const std::string& path, const mx::array& x) {
+    sums_.insert_or_assign(path, mx::sum(mx::square(x), 0));
+  }
+  void collect(InputStatistics& statistics) {
+    for (auto& [path, sum] : sums_) {
+      mx::array values = sum;
+      mx::eval(values);
+      const float* data = values.data<float>();
+      auto& total = statistics.squares[path];
+      total.resize(values.size());
+      for (std::size_t i = 0; i < total.size(); ++i) total[i] += data[i];
+    }
+    sums_.clear();
+  }
+
+ private:
+  std::unordered_map<std::string, mx::array> sums_;
+};
+
+}  // namespace
+
+double Divergence::standard_error() const {
+  const auto n = static_cast<double>(window_means.size());
+  if (n < 2) return 0;
+  double squares = 0;
+  for (double value : window_means) squares += (value - mean) * (value - mean);
+  return std::sqrt(squares / (n - 1) / n);
+}
+
+std::vector<float> InputStatistics::mean_squares(const std::string& path) const {
+  const auto found = squares.find(path);
+  if (found == squares.end()) return {};
+  std::vector<float> means = found->second;
+  for (float& value : means)
+    value /= static_cast<float>(std::max<std::int64_t>(tokens, 1));
+  return means;
+}
+
+DivergenceMeter::DivergenceMeter(models::Model& model,
+                                 std::vector<std::vector<int>> windows,
+                                 const DivergenceOptions& options,
+                                 InputStatistics* statistics)
+    : model_(model), windows_(std::move(windows)), options_(options) {
+  OPTIQ_CHECK(!windows_.empty(), "a divergence needs text");
+  for (std::size_t i = 0; i < windows_.size(); ++i) {
+    const int length = static_cast<int>(windows_[i].size());
+    if (groups_.empty() ||
+        static_cast<int>(groups_.back().ids.size()) + length > options_.batch_tokens)
+      groups_.push_back({{}, {}, static_cast<int>(i)});
+    Group& group = groups_.back();
+    group.lengths.push_back(length);
+    group.ids.insert(group.ids.end(), windows_[i].begin(), windows_[i].end());
+  }
+  run_reference(statistics);
+}
+
+std::int64_t DivergenceMeter::n_tokens() const {
+  std::int64_t n = 0;
+  for (const auto& window : windows_) n += static_cast<std::int64_t>(window.size());
+  return n;
+}
+
+models::Batch DivergenceMeter::batch(const Group& group) const {
+  return models::uncached_batch(group.lengths, kExact);
+}
+
+void DivergenceMeter::run_reference(InputStatistics* statistics) {
+  reference_head_ = model_.reference_head();
+  const auto vocab = static_cast<std::size_t>(model_.config().vocab_size);
+  const bool hold = static_cast<std::uint64_t>(n_tokens()) * vocab * sizeof(float) <=
+                    static_cast<std::uint64_t>(options_.reference_bytes);
+  SquareSums sums;
+  if (statistics)
+    model_.observe_inputs([&](const models::LinearModule& module, const mx::array& x) {
+      sums.add(module.path, x);
+    });
+  for (const Group& group : groups_) {
+    throw_if_interrupted();
+    const models::Batch rows = batch(group);
+    mx::array x = model_.embed(ids_array(group.ids));
+    for (int i = 0; i < model_.n_layers(); ++i) {
+      x = model_.layer(i, x, rows);
+      mx::eval(x);
+      if (statistics) sums.collect(*statistics);
+    }
+    reference_hidden_.push_back(x);
+    mx::array logits = model_.head(x, kExact);
+    if (statistics) {
+      sums.collect(*statistics);
+      statistics->tokens += static_cast<std::int64_t>(group.ids.size());
+    }
+    if (!hold) continue;
+    mx::eval(logits);
+    reference_logits_.emplace_back(logits.data<float>(),
+                                   logits.data<float>() + logits.size());
+  }
+  if (!hold) reference_logits_.clear();
+  if (statistics) model_.observe_inputs(nullptr);
+  restart();
+}
+
+void DivergenceMeter::restart() {
+  stage_ = models::LinearModule::kEmbedding;
+  inputs_.clear();
+}
+
+void DivergenceMeter::advance_to(int layer) {
+  OPTIQ_CHECK(layer >= stage_, "the walk goes forward only");
+  if (stage_ == models::LinearModule::kEmbedding && layer > stage_) {
+    for (const Group& group : groups_) {
+      inputs_.push_back(model_.embed(ids_array(group.ids)));
+      mx::eval(inputs_.back());
+    }
+    stage_ = 0;
+  }
+  for (; stage_ < layer && stage_ < model_.n_layers(); ++stage_)
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+      throw_if_interrupted();
+      inputs_[g] = model_.layer(stage_, inputs_[g], batch(groups_[g]));
+      mx::eval(inputs_[g]);
+    }
+}
+
+mx::array DivergenceMeter::input(const Group& group, std::size_t index) const {
+  if (stage_ == models::LinearModule::kEmbedding)
+    return model_.embed(ids_array(group.ids));
+  return inputs_[index];
+}
+
+Divergence DivergenceMeter::measure(int n_windows, bool with_p99) {
+  if (n_windows <= 0) n_windows = this->n_windows();
+  const int vocab = model_.config().vocab_size;
+  const int head_rows = std::max<int>(
+      1,
+      static_cast<int>(kLogitBytes / sizeof(float) / static_cast<std::size_t>(vocab)));
+  std::vector<double> kl;  // one a token
+  std::vector<std::uint8_t> same;
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    const Group& group = groups_[g];
+    if (group.first_window >= n_windows) break;
+    throw_if_interrupted();
+    // The last group may be cut to the windows that are asked for.
+    Group part{{}, {}, group.first_window};
+    for (std::size_t i = 0; i < group.lengths.size() &&
+                            group.first_window + static_cast<int>(i) < n_windows;
+         ++i)
+      part.lengths.push_back(group.lengths[i]);
+    const int rows = std::accumulate(part.lengths.begin(), part.lengths.end(), 0);
+    part.ids.assign(group.ids.begin(), group.ids.begin() + rows);
+    const models::Batch call = batch(part);
+    mx::array x = input(part, g);
+    if (x.shape(0) > rows) x = mx::slice(x, {0, 0}, {rows, x.shape(1)});
+    for (int i = std::max(stage_, 0); i < model_.n_layers(); ++i)
+      x = model_.layer(i, x, call);
+    mx::eval(x);
+    for (int begin = 0; begin < rows; begin += head_rows) {
+      const int end = std::min(rows, begin + head_rows);
+      const auto cut = [&](const mx::array& all) {
+        return mx::slice(all, {begin, 0}, {end, all.shape(1)});
+      };
+      mx::array logits = model_.head(cut(x), kExact);
+      mx::eval(logits);
+      const float* reference = nullptr;
+      std::optional<mx::array> computed;
+      if (!reference_logits_.empty()) {
+        reference = reference_logits_[g].data() +
+                    static_cast<std::size_t>(begin) * static_cast<std::size_t>(vocab);
+      } else {
+        computed = reference_head_(cut(reference_hidden_[g]));
+        mx::eval(*computed);
+        reference = computed->data<float>();
+      }
+      const std::size_t done = kl.size();
+      kl.resize(done + static_cast<std::size_t>(end - begin));
+      same.resize(kl.size());
+      kernels::kl_divergence(reference, logits.data<float>(), end - begin, vocab,
+                             kl.data() + done, same.data() + done);
+    }
+  }
+
+  Divergence result;
+  std::size_t token = 0;
+  for (int w = 0; w < n_windows; ++w) {
+    const std::size_t n = windows_[static_cast<std::size_t>(w)].size();
+    const auto begin = kl.begin() + static_cast<std::ptrdiff_t>(token);
+    result.window_means.push_back(
+        std::accumulate(begin, begin + static_cast<std::ptrdiff_t>(n), 0.0) /
+        static_cast<double>(n));
+    token += n;
+  }
+  const auto n = static_cast<double>(kl.size());
+  result.mean = std::accumulate(kl.begin(), kl.end(), 0.0) / n;
+  result.top1_agreement = std::accumulate(same.begin(), same.end(), 0.0) / n;
+  if (with_p99) {
+    const auto at = static_cast<std::ptrdiff_t>(0.99 * (n - 1));
+    std::nth_element(kl.begin(), kl.begin() + at, kl.end());
+    result.p99 = kl[static_cast<std::size_t>(at)];
+  }
+  return result;
+}
+
+}  // namespace optiq::sensitivity

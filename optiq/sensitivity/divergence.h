@@ -1,0 +1,89 @@
+// The divergence of a model from its reference on fixed windows of tokens, with the
+// activations before a changed layer computed once.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "optiq/models/model.h"
+
+namespace optiq::sensitivity {
+
+namespace mx = mlx::core;
+
+/// Divergences of one configuration, in nats per token: KL(reference || model).
+struct Divergence {
+  std::vector<double> window_means;  // one a window
+  double mean = 0;
+  double p99 = 0;                 // over tokens; 0 unless asked for
+  double top1_agreement = 0;      // of tokens
+  double standard_error() const;  // of the mean, over windows
+};
+
+/// Sums of squares of each linear module's input: the diagonal of sum x x^T.
+struct InputStatistics {
+  std::unordered_map<std::string, std::vector<float>> squares;  // by module path, [K]
+  std::int64_t tokens = 0;
+
+  /// E[x^2] of a module's input; empty if it was not seen.
+  std::vector<float> mean_squares(const std::string& path) const;
+};
+
+struct DivergenceOptions {
+  int batch_tokens = 2048;                   // rows of one forward call
+  std::int64_t reference_bytes = 4LL << 30;  // logits of the reference held at most;
+                                             // beyond that they are computed anew
+};
+
+/// Measures a model whose weights are being changed against the model as it was.
+///
+/// Walks the layers once: at stage i the inputs of layer i are at hand for every
+/// window, computed with the weights that the layers before it have had. So a change in
+/// layer i costs the layers from i on.
+///
+/// Threads   one.
+class DivergenceMeter {
+ public:
+  /// Runs the reference: the model as it is now. `statistics`, if given, is filled.
+  DivergenceMeter(models::Model& model, std::vector<std::vector<int>> windows,
+                  const DivergenceOptions& options,
+                  InputStatistics* statistics = nullptr);
+
+  int n_windows() const { return static_cast<int>(windows_.size()); }
+  std::int64_t n_tokens() const;
+
+  /// Back to the beginning, for a walk with other weights.
+  void restart();
+
+  /// Takes every window through layers up to, not including, `layer`, with the weights
+  /// that the model has now. Only forward; -1 is before the embedding.
+  void advance_to(int layer);
+
+  /// The divergence with the weights that the model has now, from the current stage on,
+  /// over the first `n_windows` windows (0: all).
+  Divergence measure(int n_windows = 0, bool with_p99 = false);
+
+ private:
+  struct Group {  // windows of one forward call
+    std::vector<int> lengths;
+    std::vector<int> ids;
+    int first_window;
+  };
+  mx::array input(const Group& group, std::size_t index) const;
+  models::Batch batch(const Group& group) const;
+  void run_reference(InputStatistics* statistics);
+
+  models::Model& model_;
+  std::vector<std::vector<int>> windows_;
+  DivergenceOptions options_;
+  std::vector<Group> groups_;
+  int stage_ = -1;
+  std::vector<mx::array> inputs_;            // of layer stage_, one a group
+  std::vector<mx::array> reference_hidden_;  // after the last layer, one a group
+  std::vector<std::vector<float>> reference_logits_;  // one a group; empty: not held
+  std::function<mx::array(const mx::array&)> reference_head_;
+};
+
+}  // namespace optiq::sensitivity

@@ -1,0 +1,48 @@
+// Measures each layer's divergence at each format: the signal that decides the bits.
+#pragma once
+#include <functional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "optiq/quantize/encoded_tensor.h"
+#include "optiq/sensitivity/divergence.h"
+#include "optiq/sensitivity/sensitivity.h"
+
+namespace optiq::sensitivity {
+
+struct MeasureOptions {
+  std::vector<QuantSpec> formats;  // by rising bits
+  quantize::Search search = quantize::Search::kSearch;
+
+  /// Windows on which formats other than the anchor are measured. Their divergence is
+  /// scaled by the anchor's on all windows over the anchor's on these (a ratio
+  /// estimate: the windows differ far more than the ratio between two widths does).
+  /// 0: all windows for every format.
+  int ratio_windows = 6;
+
+  /// Layers that are known from an interrupted run, by name.
+  std::unordered_map<std::string, LayerSensitivity> known;
+
+  /// Called after each layer, so that it can be saved.
+  std::function<void(const LayerSensitivity&, std::size_t done, std::size_t total)>
+      on_layer;
+};
+
+/// KL(reference || model with one layer alone at one format), layer by layer, each
+/// layer's encoding weighted by its inputs.
+///
+/// Requires  a meter at its start, the model's weights being the reference's.
+/// Throws    Interrupted; std::invalid_argument for weights that are not finite.
+/// Cost      for L layers and F formats about L (1 + (F - 1) / 4) / 2 forward calls over
+///           the calibration.
+/// Source    the method of mlx-optiq (docs/decisions/sensitivity.md), without its
+///           repeated prefixes.
+Sensitivities measure(models::Model& model, DivergenceMeter& meter,
+                      const InputStatistics& statistics, const MeasureOptions& options);
+
+/// The format that is measured on every window: 4 bits where that is a candidate, else
+/// the narrowest.
+std::size_t anchor_format(const std::vector<QuantSpec>& formats);
+
+}  // namespace optiq::sensitivity
