@@ -3,13 +3,12 @@
 #include <cstring>
 #include <vector>
 
+#include "optiq/kernels/linear/kernel_table.h"
 #include "optiq/kernels/linear/linear.h"
 #include "optiq/kernels/linear/micro_float.h"
 
 namespace optiq::kernels::ref {
 namespace {
-
-constexpr int kChains = 8;
 
 std::uint32_t code_at(const MatrixView& w, int n, int k) {
   const auto* row = static_cast<const std::uint8_t*>(w.weight) + n * w.row_bytes();

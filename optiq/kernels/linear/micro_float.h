@@ -1,14 +1,9 @@
-// The one-byte and half-byte floats of the OCP Microscaling formats, and the limits
-// that the reference and the kernels of linear share.
+// The one-byte and half-byte floats of the OCP Microscaling formats.
 #pragma once
 #include <cmath>
 #include <cstdint>
 
 namespace optiq::kernels {
-
-/// A group whose largest |x| is below this is taken as zeros by kInt8: 127 / max|x|
-/// would not be finite much below it.
-inline constexpr float kSmallestStep = 1e-30f;
 
 /// Two bits of exponent, one of mantissa: 0, .5, 1, 1.5, 2, 3, 4, 6 and their
 /// negatives.

@@ -1,0 +1,137 @@
+// y = x W^T for many rows of x, in float32. Bound by multiply-adds.
+//
+// W goes in blocks of kPanelRows rows by 1024 columns to a panel of floats that stays
+// in the second level cache: [chain][column / 16][row of W]. A tile of kTileRows rows
+// of x then runs along one chain of the definition (linear.h) with its sums in
+// registers, and adds them to the totals at the chain's end.
+// Source: the loop order of Goto and van de Geijn 2008, "Anatomy of high-performance
+// matrix multiplication", with the panel of W innermost.
+#include "optiq/kernels/linear/exact_weights.h"
+
+namespace optiq::kernels::OPTIQ_SIMD {
+namespace {
+
+constexpr int kVectors = 2;
+constexpr int kPanelRows = kVectors * kLanes;
+constexpr int kTileRows = kLanes == 8 ? 6 : 12;
+
+// A chain's floats in the panel; not a power of two, so that the 16 chains written
+// together fall into different sets of the cache.
+OPTIQ_INLINE std::int64_t chain_size(int columns) {
+  return columns / kExactChains * kPanelRows + 16;
+}
+
+// Columns [begin, begin + columns) of W's rows [n0, n0 + valid); zeros beyond K.
+template <class Row>
+void fill_panel(const MatrixView& w, int n0, int valid, std::int64_t begin, int columns,
+                float* panel) {
+  const std::int64_t chain = chain_size(columns);
+  for (int v = 0; v < kVectors; ++v) {
+    Row row[kLanes];
+    const int first = v * kLanes;
+    for (int r = 0; r < kLanes; ++r)
+      row[r] = Row::of(w, n0 + (first + r < valid ? first + r : 0));
+    for (int c = 0; c < columns; c += kChunk) {
+      alignas(64) float piece[kLanes][kChunk];
+      const std::int64_t k = begin + c;
+      for (int r = 0; r < kLanes; ++r) {
+        Vec wv[8];
+        if (k + kChunk <= w.K)
+          row[r].chunk(k, wv);
+        else if (k < w.K)
+          row[r].rest(k, w.K, wv);
+        else
+          for (Vec& value : wv) value = Vec{};
+        for (int i = 0; i < 8; ++i) store(piece[r] + i * kLanes, wv[i]);
+      }
+      const int n = columns - c < kChunk ? columns - c : kChunk;
+      for (int at = 0; at < n; at += kLanes) {
+        VecInt part[kLanes];
+        for (int r = 0; r < kLanes; ++r) part[r] = (VecInt)load(piece[r] + at);
+        transpose(part);
+        float* to = panel + (at % kExactChains) * chain +
+                    (c + at) / kExactChains * kPanelRows + first;
+        for (int j = 0; j < kLanes; ++j) store(to + j * chain, (Vec)part[j]);
+      }
+    }
+  }
+}
+
+// Adds to total the products of kM rows of x with the panel.
+template <int kM>
+void multiply_tile(const float* panel, const float* const* x, int columns,
+                   float (*total)[kPanelRows]) {
+  const int steps = columns / kExactChains;
+  for (int chain = 0; chain < kExactChains; ++chain) {
+    Vec sum[kM][kVectors] = {};
+    const float* w = panel + chain * chain_size(columns);
+    const std::int64_t at = (std::int64_t)chain * steps;
+    for (int step = 0; step < steps; ++step) {
+      Vec wv[kVectors];
+      for (int v = 0; v < kVectors; ++v) wv[v] = load(w + v * kLanes);
+      w += kPanelRows;
+      for (int i = 0; i < kM; ++i) {
+        const Vec xv = broadcast(x[i][at + step]);
+        for (int v = 0; v < kVectors; ++v)
+          sum[i][v] = multiply_add(wv[v], xv, sum[i][v]);
+      }
+    }
+    for (int i = 0; i < kM; ++i)
+      for (int v = 0; v < kVectors; ++v) {
+        float* t = total[i] + v * kLanes;
+        store(t, load(t) + sum[i][v]);
+      }
+  }
+}
+
+template <int kM>
+OPTIQ_INLINE int multiply_tiles(const float* panel, const InputRows& rows, int m,
+                                std::int64_t begin, int columns,
+                                float (*totals)[kPanelRows]) {
+  for (; m + kM <= rows.M; m += kM) {
+    const float* x[kM];
+    for (int i = 0; i < kM; ++i) x[i] = rows.values + (m + i) * rows.stride + begin;
+    multiply_tile<kM>(panel, x, columns, totals + m);
+  }
+  return m;
+}
+
+template <class Row>
+void many(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
+          const Output& out, float* scratch) {
+  float(*totals)[kPanelRows] = (float(*)[kPanelRows])scratch;
+  float* panel = scratch + (std::int64_t)rows.M * kPanelRows;
+  for (int n0 = n_begin; n0 < n_end; n0 += kPanelRows) {
+    const int valid = n_end - n0 < kPanelRows ? n_end - n0 : kPanelRows;
+    __builtin_memset(totals, 0, sizeof(float) * (std::size_t)rows.M * kPanelRows);
+    for (std::int64_t begin = 0; begin < rows.stride; begin += kExactBlock) {
+      const int columns =
+          (int)(rows.stride - begin < kExactBlock ? rows.stride - begin : kExactBlock);
+      fill_panel<Row>(w, n0, valid, begin, columns, panel);
+      int m = multiply_tiles<kTileRows>(panel, rows, 0, begin, columns, totals);
+      if constexpr (kTileRows > 8)
+        m = multiply_tiles<8>(panel, rows, m, begin, columns, totals);
+      m = multiply_tiles<4>(panel, rows, m, begin, columns, totals);
+      m = multiply_tiles<2>(panel, rows, m, begin, columns, totals);
+      multiply_tiles<1>(panel, rows, m, begin, columns, totals);
+    }
+    for (int m = 0; m < rows.M; ++m)
+      store_sums<kPanelRows>(totals[m], m, n0 - n_begin, valid, out);
+  }
+}
+
+}  // namespace
+
+std::int64_t exact_many_scratch(const InputRows& rows) {
+  return 4 *
+         (kPanelRows * (std::int64_t)rows.M + kExactChains * chain_size(kExactBlock));
+}
+
+void exact_many(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
+                const Output& out, void* scratch) {
+  with_row_type(w, [&](auto* row) {
+    many<RowOf<decltype(row)>>(w, rows, n_begin, n_end, out, (float*)scratch);
+  });
+}
+
+}  // namespace optiq::kernels::OPTIQ_SIMD

@@ -1,0 +1,342 @@
+#include "optiq/kernels/linear/linear.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <memory>
+
+#include "optiq/base/parallel.h"
+#include "optiq/kernels/testing.h"
+
+namespace optiq::kernels {
+namespace {
+
+using namespace optiq::testing;
+
+// Bytes that end where readable memory ends.
+class GuardedBytes {
+ public:
+  explicit GuardedBytes(std::size_t size) {
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    mapped_ = (size + page - 1) / page * page + page;
+    base_ = static_cast<char*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    mprotect(base_ + mapped_ - page, page, PROT_NONE);
+    data_ = base_ + mapped_ - page - size;
+  }
+  GuardedBytes(GuardedBytes&& other) noexcept
+      : base_(std::exchange(other.base_, nullptr)),
+        data_(other.data_),
+        mapped_(other.mapped_) {}
+  ~GuardedBytes() {
+    if (base_) munmap(base_, mapped_);
+  }
+  char* data() const { return data_; }
+
+ private:
+  char *base_, *data_;
+  std::size_t mapped_;
+};
+
+GuardedBytes guarded(const void* data, std::size_t size) {
+  GuardedBytes bytes(size);
+  std::memcpy(bytes.data(), data, size);
+  return bytes;
+}
+
+GuardedBytes guarded_floats(const std::vector<float>& values, FloatType type) {
+  GuardedBytes bytes(values.size() * static_cast<std::size_t>(size_of(type)));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::uint16_t half =
+        type == FloatType::kF16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
+    if (type == FloatType::kF32)
+      std::memcpy(bytes.data() + 4 * i, &values[i], 4);
+    else
+      std::memcpy(bytes.data() + 2 * i, &half, 2);
+  }
+  return bytes;
+}
+
+// A matrix whose every array ends at a page that must not be read.
+struct TestMatrix {
+  MatrixView view;
+  std::vector<GuardedBytes> memory;
+};
+
+TestMatrix random_coded(int N, int K, const QuantSpec& spec, FloatType type,
+                        std::uint32_t seed) {
+  TestMatrix m;
+  m.view.N = N;
+  m.view.K = K;
+  m.view.type = type;
+  m.view.spec = spec;
+  std::mt19937 random(seed);
+  const auto size = static_cast<std::size_t>(N * (std::int64_t{K} * spec.bits / 8));
+  std::vector<std::uint8_t> codes(size);
+  for (auto& code : codes) code = static_cast<std::uint8_t>(random());
+  m.memory.push_back(guarded(codes.data(), size));
+  const auto groups = static_cast<std::size_t>(N * (K / spec.group_size));
+  if (spec.mode == QuantMode::kAffine) {
+    m.memory.push_back(guarded_floats(random_floats(groups, seed + 1, 0.02f), type));
+    m.memory.push_back(guarded_floats(random_floats(groups, seed + 2, 0.1f), type));
+    m.view.biases = m.memory[2].data();
+  } else {
+    std::vector<std::uint8_t> scales(groups);
+    for (auto& s : scales)  // near one in both formats
+      s = static_cast<std::uint8_t>((spec.mode == QuantMode::kNvfp4 ? 0x30 : 124) +
+                                    random() % 8);
+    m.memory.push_back(guarded(scales.data(), groups));
+    if (spec.bits == 8)  // no NaN codes
+      for (std::size_t i = 0; i < size; ++i) m.memory[0].data()[i] &= ~1;
+  }
+  m.view.weight = m.memory[0].data();
+  m.view.scales = m.memory[1].data();
+  return m;
+}
+
+TestMatrix random_dense(int N, int K, FloatType type, std::uint32_t seed) {
+  TestMatrix m;
+  m.view.N = N;
+  m.view.K = K;
+  m.view.type = type;
+  const auto n = static_cast<std::size_t>(N) * static_cast<std::size_t>(K);
+  m.memory.push_back(guarded_floats(random_floats(n, seed, 0.1f), type));
+  m.view.weight = m.memory[0].data();
+  return m;
+}
+
+struct Call {
+  int M;
+  std::vector<float> x, bias, residual;
+
+  Call(int rows, const MatrixView& w, std::uint32_t seed)
+      : M(rows),
+        x(random_floats(static_cast<std::size_t>(rows * w.K), seed)),
+        bias(random_floats(static_cast<std::size_t>(w.N), seed + 1)),
+        residual(random_floats(static_cast<std::size_t>(rows * w.N), seed + 2)) {}
+
+  Product product(const MatrixView& w, std::vector<float>& y) const {
+    y.assign(residual.size(), NAN);
+    Product p;
+    p.w = w;
+    p.bias = bias.data();
+    p.residual = residual.data();
+    p.y = y.data();
+    return p;
+  }
+};
+
+void expect_same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (a[i] != b[i] && !(std::isnan(a[i]) && std::isnan(b[i]))) {
+      ADD_FAILURE() << "value " << i << ": " << a[i] << " and " << b[i];
+      return;
+    }
+}
+
+struct Shape {
+  int M, N, K;
+};
+// One row, odd rows, one group, groups that fill no step, tiles of every height.
+const Shape kShapes[] = {{1, 1, 128},  {1, 17, 384},   {2, 33, 1024}, {3, 5, 128},
+                         {4, 18, 640}, {8, 17, 384},   {9, 70, 128},  {33, 40, 640},
+                         {70, 9, 384}, {13, 33, 2304}, {1, 70, 2304}};
+
+std::vector<QuantSpec> all_specs() {
+  std::vector<QuantSpec> specs;
+  for (const QuantModeInfo& mode : quant_modes())
+    for (int bits : mode.bits)
+      for (int group_size : mode.group_sizes)
+        specs.push_back({mode.mode, bits, group_size});
+  return specs;
+}
+
+TEST(Linear, GivesTheBitsOfTheReferenceInInt8) {
+  for (const QuantSpec& spec : all_specs()) {
+    if (spec.mode != QuantMode::kAffine) continue;
+    std::uint32_t seed = 1;
+    for (const auto& [M, N, K] : kShapes) {
+      const auto type = static_cast<FloatType>(seed % 3);
+      SCOPED_TRACE(::testing::Message() << describe(spec) << " M " << M << " N " << N
+                                        << " K " << K << " type " << int(type));
+      const TestMatrix w = random_coded(N, K, spec, type, ++seed);
+      const Call call(M, w.view, seed);
+      std::vector<float> expected, y;
+      ref::linear_int8(call.x.data(), M, K, call.product(w.view, expected));
+      for_each_simd_target([&] {
+        const Product p = call.product(w.view, y);
+        linear(call.x.data(), M, K, &p, 1, Activation::kInt8);
+        expect_same_bits(y, expected);
+      });
+    }
+  }
+}
+
+TEST(Linear, TakesOneGroupOrThreeOfThirtyTwo) {
+  for (int bits : {2, 3, 4, 5, 6, 8})
+    for (int K : {32, 96}) {
+      SCOPED_TRACE(::testing::Message() << bits << " bits, K " << K);
+      const TestMatrix w =
+          random_coded(17, K, {QuantMode::kAffine, bits, 32}, FloatType::kBF16, 3);
+      for (int M : {1, 2, 9}) {
+        const Call call(M, w.view, 4);
+        std::vector<float> expected, y;
+        ref::linear_int8(call.x.data(), M, K, call.product(w.view, expected));
+        for_each_simd_target([&] {
+          const Product p = call.product(w.view, y);
+          linear(call.x.data(), M, K, &p, 1, Activation::kInt8);
+          expect_same_bits(y, expected);
+        });
+      }
+    }
+}
+
+// Float sums: a chain of 64, then at most K / 64 additions of chains, bias, residual.
+double exact_tolerance(const Call& call, const MatrixView& w) {
+  double terms = 0;
+  for (int n = 0; n < w.N; ++n) {
+    double row = 2 * (std::abs(call.bias[static_cast<std::size_t>(n)]) + 4);
+    for (int k = 0; k < w.K; ++k)
+      row += std::abs(ref::weight_at(w, n, k)) * 5.0;  // |x| < 5 for all but a few
+    terms = std::max(terms, row);
+  }
+  return (64 + w.K / 64 + 20) * kFloatEpsilon / 2 * terms;
+}
+
+void expect_exact(const MatrixView& w, int M, std::uint32_t seed) {
+  const Call call(M, w, seed);
+  std::vector<float> expected, y;
+  ref::linear_exact(call.x.data(), M, w.K, call.product(w, expected));
+  const double tolerance = exact_tolerance(call, w);
+  std::vector<float> first;
+  for_each_simd_target([&] {
+    const Product p = call.product(w, y);
+    linear(call.x.data(), M, w.K, &p, 1, Activation::kExact);
+    EXPECT_LE(max_abs_difference(y, expected), tolerance);
+    if (first.empty()) first = y;
+    if (simd_target() != SimdTarget::kScalar) expect_same_bits(y, first);
+  });
+}
+
+TEST(Linear, AgreesWithTheReferenceInFloatsOnAllTargetsAlike) {
+  for (const QuantSpec& spec : all_specs()) {
+    std::uint32_t seed = 1;
+    for (const auto& [M, N, K] : kShapes) {
+      SCOPED_TRACE(::testing::Message()
+                   << describe(spec) << " M " << M << " N " << N << " K " << K);
+      const auto type = static_cast<FloatType>(++seed % 3);
+      const TestMatrix w = random_coded(N, K, spec, type, seed);
+      expect_exact(w.view, M, seed);
+    }
+  }
+}
+
+TEST(Linear, MultipliesDenseMatricesOfAnyWidth) {
+  for (FloatType type : {FloatType::kF32, FloatType::kF16, FloatType::kBF16})
+    for (const auto& [M, N, K] : {Shape{1, 1, 1},
+                                  {1, 17, 100},
+                                  {2, 5, 1030},
+                                  {4, 33, 127},
+                                  {5, 18, 129},
+                                  {33, 40, 1100},
+                                  {1, 70, 2304},
+                                  {70, 35, 33}}) {
+      SCOPED_TRACE(::testing::Message() << "M " << M << " N " << N << " K " << K);
+      const TestMatrix w = random_dense(N, K, type, 5);
+      expect_exact(w.view, M, 6);
+    }
+}
+
+TEST(Linear, ARowDoesNotDependOnTheRowsBesideIt) {
+  constexpr int M = 70, N = 50, K = 2304;
+  std::vector<TestMatrix> matrices;
+  for (int bits : {3, 4, 8})
+    matrices.push_back(
+        random_coded(N, K, {QuantMode::kAffine, bits, 64}, FloatType::kBF16, 7));
+  matrices.push_back(random_dense(N, K, FloatType::kBF16, 8));
+  for (const TestMatrix& w : matrices) {
+    const Call call(M, w.view, 9);
+    for_each_simd_target([&] {
+      for (Activation activation : {Activation::kInt8, Activation::kExact}) {
+        std::vector<float> together;
+        Product p = call.product(w.view, together);
+        linear(call.x.data(), M, K, &p, 1, activation);
+        for (int rows : {1, 2, 3, 4, 5, 13}) {
+          std::vector<float> apart;
+          p = call.product(w.view, apart);
+          for (int m = 0; m < M; m += rows) {
+            Product part = p;
+            part.y += m * N;
+            part.residual += m * N;
+            linear(call.x.data() + m * K, std::min(rows, M - m), K, &part, 1,
+                   activation);
+          }
+          expect_same_bits(apart, together);
+        }
+      }
+    });
+  }
+}
+
+TEST(Linear, TheNumberOfThreadsChangesNoBit) {
+  constexpr int M = 9, N = 300, K = 512;
+  const TestMatrix w =
+      random_coded(N, K, {QuantMode::kAffine, 4, 64}, FloatType::kBF16, 7);
+  const Call call(M, w.view, 9);
+  std::vector<float> first, y;
+  const int threads = thread_count();
+  for (int n : {1, 2, 5}) {
+    set_thread_count(n);
+    const Product p = call.product(w.view, y);
+    linear(call.x.data(), M, K, &p, 1, Activation::kInt8);
+    if (first.empty()) first = y;
+    expect_same_bits(y, first);
+  }
+  set_thread_count(threads);
+}
+
+TEST(Linear, WhatIsNotANumberStaysInItsRow) {
+  constexpr int N = 20, K = 256;
+  const TestMatrix w =
+      random_coded(N, K, {QuantMode::kAffine, 4, 64}, FloatType::kF32, 7);
+  for (float bad : {NAN, INFINITY, -INFINITY})
+    for (int M : {3, 9})
+      for_each_simd_target([&] {
+        for (Activation activation : {Activation::kInt8, Activation::kExact}) {
+          Call call(M, w.view, 9);
+          call.x[K + 70] = bad;  // row 1
+          std::vector<float> y;
+          const Product p = call.product(w.view, y);
+          linear(call.x.data(), M, K, &p, 1, activation);
+          for (std::size_t i = 0; i < y.size(); ++i)
+            EXPECT_EQ(std::isfinite(y[i]), i / N != 1) << i;
+        }
+      });
+}
+
+TEST(Linear, ZerosGiveTheBiasAndHugeValuesStayFinite) {
+  constexpr int M = 5, N = 20, K = 256;
+  const TestMatrix w =
+      random_coded(N, K, {QuantMode::kAffine, 4, 64}, FloatType::kF32, 7);
+  for (float value : {0.0f, 1e-38f, 1e30f})
+    for_each_simd_target([&] {
+      Call call(M, w.view, 9);
+      std::fill(call.x.begin(), call.x.end(), value);
+      std::vector<float> y, expected;
+      Product p = call.product(w.view, y);
+      linear(call.x.data(), M, K, &p, 1, Activation::kInt8);
+      ref::linear_int8(call.x.data(), M, K, call.product(w.view, expected));
+      expect_same_bits(y, expected);
+      for (int i = 0; i < M * N; ++i) {
+        const auto at = static_cast<std::size_t>(i);
+        EXPECT_TRUE(std::isfinite(y[at]));
+        if (value > 1) continue;
+        EXPECT_EQ(y[at], call.bias[at % N] + call.residual[at]);
+      }
+    });
+}
+
+}  // namespace
+}  // namespace optiq::kernels

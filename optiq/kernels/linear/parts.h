@@ -1,0 +1,80 @@
+// The parts of linear that kernel_table_simd.cpp collects, one source file each.
+// Included by *_simd.cpp only; the comments are at the members of LinearKernels.
+#pragma once
+#include "optiq/kernels/linear/kernel_table.h"
+#include "optiq/kernels/simd_vector.h"
+
+namespace optiq::kernels::OPTIQ_SIMD {
+
+void round_row(const float* x, const InputRows& rows, int m);
+void arrange_row(const float* x, const InputRows& rows, int m);
+void int8_few(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
+              const Output& out, void* scratch);
+void int8_many(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
+               const Output& out, void* scratch);
+void exact_few(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
+               const Output& out, void* scratch);
+void exact_many(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
+                const Output& out, void* scratch);
+std::int64_t int8_many_scratch(const InputRows& rows);
+std::int64_t exact_few_scratch(const InputRows& rows);
+std::int64_t exact_many_scratch(const InputRows& rows);
+void silu_product(const float* g, const float* u, float* y, std::int64_t n);
+void dequantize_row(const MatrixView& w, std::int64_t n, float* y);
+
+/// One value of any type.
+OPTIQ_INLINE float float_at(const void* from, std::int64_t i, FloatType type) {
+  if (type == FloatType::kF32) {
+    float value;
+    __builtin_memcpy(&value, (const char*)from + 4 * i, 4);
+    return value;
+  }
+  std::uint16_t half;
+  __builtin_memcpy(&half, (const char*)from + 2 * i, 2);
+  if (type == FloatType::kBF16) {
+    const std::uint32_t wide = (std::uint32_t)half << 16;
+    float value;
+    __builtin_memcpy(&value, &wide, 4);
+    return value;
+  }
+#if defined(__AVX2__)
+  return _cvtsh_ss(half);
+#else
+  __fp16 value;
+  __builtin_memcpy(&value, &half, 2);
+  return (float)value;
+#endif
+}
+
+/// kLanes values of any type.
+OPTIQ_INLINE Vec load_any(const void* from, std::int64_t i, FloatType type) {
+  if (type == FloatType::kF32) return load((const float*)from + i);
+  const std::uint16_t* half = (const std::uint16_t*)from + i;
+  return type == FloatType::kF16 ? load_f16(half) : load_bf16(half);
+}
+
+/// Stores sums of `valid` of the kN columns from `at` on, with bias and residual, for
+/// row m.
+template <int kN>
+OPTIQ_INLINE void store_sums(const float* sums, int m, std::int64_t at, int valid,
+                             const Output& out) {
+  float* y = out.y + m * out.stride + at;
+  const float* residual = out.residual ? out.residual + m * out.stride + at : nullptr;
+  if (valid == kN) {
+    for (int n = 0; n < kN; n += kLanes) {
+      Vec v = load(sums + n);
+      if (out.bias) v += load(out.bias + at + n);
+      if (residual) v += load(residual + n);
+      store(y + n, v);
+    }
+    return;
+  }
+  for (int n = 0; n < valid; ++n) {
+    float v = sums[n];
+    if (out.bias) v += out.bias[at + n];
+    if (residual) v += residual[n];
+    y[n] = v;
+  }
+}
+
+}  // namespace optiq::kernels::OPTIQ_SIMD
