@@ -37,9 +37,11 @@ std::span<const Command> commands();
 
 Run add_benchmark(CLI::App& app);
 Run add_chat(CLI::App& app);
+Run add_convert(CLI::App& app);
 Run add_eval(CLI::App& app);
 Run add_generate(CLI::App& app);
 Run add_info(CLI::App& app);
+Run add_inspect(CLI::App& app);
 Run add_logits(CLI::App& app);
 Run add_pull(CLI::App& app);
 

@@ -25,10 +25,10 @@ constexpr double kProtectedWeight = 4;
 // Projections that read the same input, which fused kernels like in one format.
 std::string tie_key(const std::string& path) {
   constexpr std::pair<std::string_view, std::string_view> kTies[] = {
-      {".q_proj", ".qkv"},         {".k_proj", ".qkv"},
-      {".v_proj", ".qkv"},         {".gate_proj", ".gate_up"},
-      {".up_proj", ".gate_up"},    {".in_proj_qkv", ".in_proj"},
-      {".in_proj_z", ".in_proj"},  {".in_proj_a", ".in_proj"},
+      {".q_proj", ".qkv"},        {".k_proj", ".qkv"},
+      {".v_proj", ".qkv"},        {".gate_proj", ".gate_up"},
+      {".up_proj", ".gate_up"},   {".in_proj_qkv", ".in_proj"},
+      {".in_proj_z", ".in_proj"}, {".in_proj_a", ".in_proj"},
       {".in_proj_b", ".in_proj"},
   };
   for (const auto& [end, key] : kTies)
@@ -60,14 +60,16 @@ Plan solve(const checkpoint::Checkpoint& source, const std::vector<Matrix>& matr
             tied.items[t].choices[static_cast<std::size_t>(allocation.choices[t])].spec;
     return plan;
   };
-  if (!budget.target_size) return plan_for(sensitivity::BitsPerWeight{budget.target_bpw});
+  if (!budget.target_size)
+    return plan_for(sensitivity::BitsPerWeight{budget.target_bpw});
 
   // Bytes of the file beside the items': small tensors and headers, whose length
   // depends a little on the plan.
   const auto item_bytes = [&](const Plan& plan) {
     std::int64_t bytes = 0;
     for (const Matrix& matrix : matrices)
-      if (std::ranges::any_of(items, [&](const Item& i) { return i.name == matrix.path; }))
+      if (std::ranges::any_of(items,
+                              [&](const Item& i) { return i.name == matrix.path; }))
         bytes += matrix.bytes(plan.at(matrix.path));
     return bytes;
   };
@@ -106,7 +108,8 @@ Plan allocate_plan(const checkpoint::Checkpoint& source,
   for (const auto& layer : sensitivities.layers) {
     if (layer.formats.empty()) continue;
     Item item{layer.name, layer.params, {}, 1};
-    if (protect && sensitivity::is_protected(layer.name, n_blocks)) item.weight = kProtectedWeight;
+    if (protect && sensitivity::is_protected(layer.name, n_blocks))
+      item.weight = kProtectedWeight;
     for (const auto& cost : layer.formats)
       item.choices.push_back({cost.spec, cost.bytes, cost.kl});
     items.push_back(std::move(item));
@@ -126,7 +129,8 @@ std::vector<Contender> uniform_contenders(const checkpoint::Checkpoint& source,
   for (int b : falling)
     for (int group_size : info(mode).group_sizes) {
       // A wider format that fits with this group size leaves this one behind.
-      if (group_size >= smallest_group || !is_supported({mode, b, group_size})) continue;
+      if (group_size >= smallest_group || !is_supported({mode, b, group_size}))
+        continue;
       const QuantSpec spec{mode, b, group_size};
       Plan plan = uniform_plan(matrices, spec);
       if (!budget.allows(source, matrices, plan)) continue;
@@ -149,9 +153,9 @@ Contender verify_jointly(Encoder& encoder, sensitivity::DivergenceMeter& meter,
 }
 
 Contender refine(const checkpoint::Checkpoint& source, Encoder& encoder,
-                 sensitivity::DivergenceMeter& meter, const Sensitivities& sensitivities,
-                 const PlanBudget& budget, Contender start, int rounds,
-                 int step_windows) {
+                 sensitivity::DivergenceMeter& meter,
+                 const Sensitivities& sensitivities, const PlanBudget& budget,
+                 Contender start, int rounds, int step_windows) {
   const std::vector<Matrix>& matrices = encoder.matrices();
   const auto joint = [&](const Plan& plan) {
     encoder.apply(plan);

@@ -14,7 +14,8 @@ namespace optiq::convert {
 
 /// A plan that is in the running, and how it did.
 struct Contender {
-  std::string label;  // such as "measured", "protected", "uniform affine 4-bit group 64"
+  std::string
+      label;  // such as "measured", "protected", "uniform affine 4-bit group 64"
   Plan plan;
   double kl = 0;  // joint, on the calibration windows
 };
@@ -37,7 +38,8 @@ struct PlanBudget {
 Plan allocate_plan(const checkpoint::Checkpoint& source,
                    const std::vector<Matrix>& matrices,
                    const sensitivity::Sensitivities& sensitivities,
-                   const PlanBudget& budget, int n_blocks, bool protect, bool tie_fused);
+                   const PlanBudget& budget, int n_blocks, bool protect,
+                   bool tie_fused);
 
 /// Every uniform plan of the candidate widths that is within the budget and not worse
 /// in width and group size than another that is.

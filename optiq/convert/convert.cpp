@@ -64,8 +64,8 @@ void set_allocation(Result& result, const checkpoint::Checkpoint& source,
 // One width for all by MLX's own rounding, as mlx-lm would write it.
 void measure_baselines(Result& result, const Session& session, Encoder& encoder,
                        DivergenceMeter& meter) {
-  for (const QuantSpec& spec : {QuantSpec{QuantMode::kAffine, 4, 64},
-                                QuantSpec{QuantMode::kAffine, 8, 64}}) {
+  for (const QuantSpec& spec :
+       {QuantSpec{QuantMode::kAffine, 4, 64}, QuantSpec{QuantMode::kAffine, 8, 64}}) {
     const Plan plan = uniform_plan(encoder.matrices(), spec);
     encoder.apply(plan, quantize::Search::kMlx);
     meter.restart();
@@ -84,20 +84,19 @@ std::vector<Contender> contenders(const Options& options, Session& session,
                                   const PlanBudget& budget) {
   std::vector<Contender> all;
   const auto add = [&](const char* label, bool protect) {
-    all.push_back({label,
-                   allocate_plan(session.source(), matrices, sensitivities, budget,
-                                 session.model().n_layers(), protect,
-                                 options.tie_fused),
-                   0});
+    all.push_back(
+        {label,
+         allocate_plan(session.source(), matrices, sensitivities, budget,
+                       session.model().n_layers(), protect, options.tie_fused),
+         0});
   };
   const bool both = options.protection == Protection::kAuto;
   if (both || options.protection == Protection::kOff) add("measured", false);
   if (both || options.protection == Protection::kOn)
     add("measured, with head, embedding, first and last block protected", true);
   if (options.method != Method::kOptiq) return {all.back()};
-  for (Contender& uniform :
-       uniform_contenders(session.source(), matrices, budget, options.mode,
-                          options.candidate_bits))
+  for (Contender& uniform : uniform_contenders(session.source(), matrices, budget,
+                                               options.mode, options.candidate_bits))
     all.push_back(std::move(uniform));
   return all;
 }

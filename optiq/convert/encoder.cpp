@@ -36,8 +36,7 @@ kernels::LinearWeight Encoder::encoded(const std::string& path, const QuantSpec&
 
 void Encoder::apply(const std::string& path, const std::optional<QuantSpec>& spec,
                     quantize::Search search) {
-  modules_.at(path)->weight =
-      spec ? encoded(path, *spec, search) : originals_.at(path);
+  modules_.at(path)->weight = spec ? encoded(path, *spec, search) : originals_.at(path);
 }
 
 void Encoder::apply(const Plan& plan, quantize::Search search) {

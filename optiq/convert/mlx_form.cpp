@@ -31,7 +31,8 @@ QuantSpec most_common(const Plan& plan) {
 }
 
 json to_json(const QuantSpec& spec) {
-  return {{"group_size", spec.group_size}, {"bits", spec.bits}, {"mode", name(spec.mode)}};
+  return {
+      {"group_size", spec.group_size}, {"bits", spec.bits}, {"mode", name(spec.mode)}};
 }
 
 }  // namespace

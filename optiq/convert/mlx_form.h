@@ -16,9 +16,9 @@ namespace optiq::convert {
 /// The written form of one source checkpoint.
 ///
 /// Names: Qwen3.5 is written as mlx-lm's `qwen3_5` with its text model under
-/// `language_model.`; all others keep `model.` and `lm_head`. Vision towers and the head
-/// for further tokens are left out, as mlx-lm does.
-/// Source    sanitize() of mlx-lm 0.32.2; docs/formats/checkpoint.md
+/// `language_model.`; all others keep `model.` and `lm_head`. Vision towers and the
+/// head for further tokens are left out, as mlx-lm does. Source    sanitize() of mlx-lm
+/// 0.32.2; docs/formats/checkpoint.md
 class MlxForm {
  public:
   explicit MlxForm(const checkpoint::Checkpoint& source);

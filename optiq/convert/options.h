@@ -44,8 +44,8 @@ struct Options {
   int calibration_length = 512;         // tokens of a window
   std::uint64_t seed = 42;              // of the choice of windows
 
-  bool tie_fused = false;      // one width for q, k, v and one for gate, up
-  bool refine = true;          // measure again around the chosen allocation
+  bool tie_fused = false;  // one width for q, k, v and one for gate, up
+  bool refine = true;      // measure again around the chosen allocation
   bool skip_baselines = false;
   bool resume = false;
 

@@ -6,8 +6,8 @@ namespace optiq::convert {
 
 std::int64_t Matrix::bytes(const std::optional<QuantSpec>& spec) const {
   if (!spec) return params() * float_bytes;
-  return quantize::encoded_bytes(
-      *spec, N, K, float_bytes == 4 ? FloatType::kF32 : FloatType::kBF16);
+  return quantize::encoded_bytes(*spec, N, K,
+                                 float_bytes == 4 ? FloatType::kF32 : FloatType::kBF16);
 }
 
 double average_bits(const std::vector<Matrix>& matrices, const Plan& plan) {
@@ -33,7 +33,8 @@ Plan uniform_plan(const std::vector<Matrix>& matrices, const QuantSpec& spec) {
     std::optional<QuantSpec> fitting;
     for (int group_size : info(spec.mode).group_sizes)
       if (group_size <= spec.group_size &&
-          quantize::fits({spec.mode, spec.bits, group_size}, static_cast<int>(matrix.K)))
+          quantize::fits({spec.mode, spec.bits, group_size},
+                         static_cast<int>(matrix.K)))
         fitting = QuantSpec{spec.mode, spec.bits, group_size};
     plan[matrix.path] = fitting;
   }

@@ -90,9 +90,8 @@ sensitivity::Sensitivities Session::static_sensitivities(
   for (const models::LinearModule* module : model_->linears()) {
     const kernels::LinearWeight& w = module->weight;
     const int N = w.output_dim(), K = w.input_dim();
-    sensitivity::LayerSensitivity layer{module->path, module->layer,
-                                        static_cast<std::int64_t>(N) * K,
-                                        {}};
+    sensitivity::LayerSensitivity layer{
+        module->path, module->layer, static_cast<std::int64_t>(N) * K, {}};
     for (const QuantSpec& spec : formats) {
       if (!quantize::fits(spec, K)) continue;
       layer.formats.push_back(
@@ -110,8 +109,8 @@ nlohmann::json Session::identity(const std::vector<QuantSpec>& formats) const {
   for (const QuantSpec& spec : formats) specs.push_back(describe(spec));
   for (const auto& file : source_.files()) {
     const auto written = std::filesystem::last_write_time(file).time_since_epoch();
-    files.push_back({file.filename().string(), std::filesystem::file_size(file),
-                     written.count()});
+    files.push_back(
+        {file.filename().string(), std::filesystem::file_size(file), written.count()});
   }
   return {{"files", files},
           {"formats", specs},

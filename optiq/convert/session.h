@@ -30,7 +30,8 @@ class Session {
   nlohmann::json identity(const std::vector<QuantSpec>& formats) const;
 
   /// The structural costs of method `static`, in the form of measured ones.
-  sensitivity::Sensitivities static_sensitivities(const std::vector<QuantSpec>& formats);
+  sensitivity::Sensitivities static_sensitivities(
+      const std::vector<QuantSpec>& formats);
 
  private:
   checkpoint::Checkpoint source_;

@@ -30,8 +30,10 @@ json to_json(const LayerSensitivity& layer) {
 }
 
 LayerSensitivity layer_from_json(const json& value) {
-  LayerSensitivity layer{value.at("layer_name"), value.at("metadata").at("layer"),
-                         value.at("param_count"), {}};
+  LayerSensitivity layer{value.at("layer_name"),
+                         value.at("metadata").at("layer"),
+                         value.at("param_count"),
+                         {}};
   for (const json& f : value.at("metadata").at("formats")) {
     const auto mode = quant_mode_from_name(f.at("mode").get<std::string>());
     if (!mode) throw CheckpointError("an unknown mode in saved sensitivities");
@@ -104,7 +106,8 @@ json metadata_json(const Options& options, const Result& result) {
 SavedLayers::SavedLayers(std::filesystem::path output, json identity)
     : content_{{"identity", std::move(identity)}, {"layers", json::array()}} {
   if (!output.has_filename()) output = output.parent_path();
-  path_ = output.parent_path() / ("." + output.filename().string() + ".sensitivity.json");
+  path_ =
+      output.parent_path() / ("." + output.filename().string() + ".sensitivity.json");
 }
 
 std::unordered_map<std::string, LayerSensitivity> SavedLayers::load() const {

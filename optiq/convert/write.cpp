@@ -138,8 +138,8 @@ void confirm_widths(const fs::path& directory, const MlxForm& form, const Plan& 
   for (const auto& [path, spec] : plan) {
     const auto found = checkpoint::module_quantization(
         written, quantization ? &*quantization : nullptr, form.written_name(path));
-    const bool same = found.has_value() == spec.has_value() &&
-                      (!spec || found->spec == *spec);
+    const bool same =
+        found.has_value() == spec.has_value() && (!spec || found->spec == *spec);
     OPTIQ_CHECK(same, fmt::format("{} was planned as {} and written as {}", path,
                                   spec ? describe(*spec) : "float",
                                   found ? describe(found->spec) : "float"));
@@ -169,7 +169,8 @@ std::int64_t write_model(const checkpoint::Checkpoint& source, Encoder& encoder,
         shards.size() == 1
             ? "model.safetensors"
             : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    write_shard(source, form, encoder, plan, search, shards[i], directory.path() / name);
+    write_shard(source, form, encoder, plan, search, shards[i],
+                directory.path() / name);
     for (const TensorEntry& entry : shards[i].entries) weight_map[entry.name] = name;
     total += shards[i].bytes;
     bytes += static_cast<std::int64_t>(fs::file_size(directory.path() / name));

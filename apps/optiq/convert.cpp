@@ -1,0 +1,209 @@
+#include "optiq/convert/convert.h"
+
+#include <memory>
+
+#include "command.h"
+#include "optiq/base/format.h"
+#include "optiq/base/progress.h"
+#include "optiq/generate/model_location.h"
+#include "request_options.h"
+
+namespace optiq::app {
+namespace {
+
+struct Flags {
+  convert::Options options;
+  std::string output;
+  std::string target_size;
+  std::string mode = "affine";
+  std::string method = "optiq";
+  std::string reference = "auto";
+  std::string protection = "auto";
+  bool no_refine = false;
+};
+
+template <class T>
+T choice(const std::string& flag, const std::string& value,
+         std::initializer_list<std::pair<const char*, T>> choices) {
+  std::string known;
+  for (const auto& [text, result] : choices) {
+    if (value == text) return result;
+    known += (known.empty() ? "" : ", ") + std::string(text);
+  }
+  throw UsageError(
+      fmt::format("{}: expected one of {}, found '{}'", flag, known, value));
+}
+
+// mlx-optiq's rule: optiq_output/<model id with / and . as _>, and the method.
+std::string default_output(const convert::Options& options, const std::string& method) {
+  std::string name = options.model_name;
+  for (char& c : name)
+    if (c == '/' || c == '.') c = '_';
+  return "optiq_output/" + name + "/" +
+         (method == "uniform" ? method : method + "_mixed");
+}
+
+nlohmann::ordered_json summary_of(const convert::Result& result) {
+  nlohmann::ordered_json baselines = nlohmann::ordered_json::object(), layers;
+  for (const auto& [name, b] : result.baselines)
+    baselines[name] = {{"bytes", b.bytes},
+                       {"bpw_disk", b.bpw_disk},
+                       {"kl_mean", b.kl_mean},
+                       {"kl_p99", b.kl_p99}};
+  for (const auto& layer : result.layers) {
+    nlohmann::ordered_json row = {{"name", layer.name},
+                                  {"params", layer.params},
+                                  {"bytes", layer.bytes},
+                                  {"sensitivity", layer.sensitivity}};
+    row["bits"] = layer.spec ? nlohmann::ordered_json(layer.spec->bits) : nullptr;
+    row["group_size"] =
+        layer.spec ? nlohmann::ordered_json(layer.spec->group_size) : nullptr;
+    row["mode"] = layer.spec ? nlohmann::ordered_json(name(layer.spec->mode)) : nullptr;
+    layers.push_back(std::move(row));
+  }
+  return {{"output", result.output.string()},
+          {"bytes", result.bytes},
+          {"params", result.params},
+          {"bpw", result.bpw},
+          {"bpw_disk", result.bpw_disk},
+          {"kl_mean", result.kl_mean},
+          {"kl_p99", result.kl_p99},
+          {"allocation", result.chosen},
+          {"reference", sensitivity::name(result.reference)},
+          {"baselines", baselines},
+          {"layers", layers},
+          {"seconds", result.seconds},
+          {"peak_rss_bytes", result.peak_rss_bytes}};
+}
+
+void print(const convert::Result& result, Output& out) {
+  Table table({"model", ">MB", ">bits/weight on disk", ">mean KL", ">p99 KL"});
+  const auto row = [&](const std::string& name, std::int64_t bytes, double bpw,
+                       double mean, double p99) {
+    table.add_row({name, fmt::format("{:.2f}", static_cast<double>(bytes) / 1e6),
+                   fmt::format("{:.3f}", bpw), fmt::format("{:.5f}", mean),
+                   fmt::format("{:.4f}", p99)});
+  };
+  for (const auto& [name, b] : result.baselines)
+    row(name + " (MLX rounding)", b.bytes, b.bpw_disk, b.kl_mean, b.kl_p99);
+  row("optiq", result.bytes, result.bpw_disk, result.kl_mean, result.kl_p99);
+  std::map<int, std::int64_t> params_by_bits;
+  for (const auto& layer : result.layers)
+    params_by_bits[layer.spec ? layer.spec->bits : 16] += layer.params;
+  std::string mix;
+  for (const auto& [bits, params] : params_by_bits)
+    mix += fmt::format(
+        "{}{} bits {:.1f} %", mix.empty() ? "" : ", ", bits,
+        100.0 * static_cast<double>(params) / static_cast<double>(result.params));
+  out.print("{}\nKL(reference || quantized) in nats per token on held-out text.\n",
+            table.text());
+  out.print("allocation: {}; weights by width: {}; {:.3f} bits on average\n",
+            result.chosen, mix, result.bpw);
+  out.print("{}: {} in {}\n", result.output.string(),
+            format_bytes(static_cast<std::uint64_t>(result.bytes)),
+            format_duration(result.seconds));
+}
+
+void run_convert(Flags flags, Context& context) {
+  convert::Options& options = flags.options;
+  const auto mode = quant_mode_from_name(flags.mode);
+  if (!mode)
+    throw UsageError(
+        fmt::format("--mode: expected affine, mxfp4, mxfp8 or nvfp4, "
+                    "found '{}'",
+                    flags.mode));
+  options.mode = *mode;
+  options.method = choice<convert::Method>("--method", flags.method,
+                                           {{"optiq", convert::Method::kOptiq},
+                                            {"static", convert::Method::kStatic},
+                                            {"uniform", convert::Method::kUniform}});
+  options.reference = choice<convert::ReferenceChoice>(
+      "--reference", flags.reference,
+      {{"auto", convert::ReferenceChoice::kAuto},
+       {"bf16", convert::ReferenceChoice::kBf16},
+       {"uniform_4bit", convert::ReferenceChoice::kUniform4Bit}});
+  options.protection =
+      choice<convert::Protection>("--protect", flags.protection,
+                                  {{"auto", convert::Protection::kAuto},
+                                   {"on", convert::Protection::kOn},
+                                   {"off", convert::Protection::kOff}});
+  if (!flags.target_size.empty())
+    options.target_size = static_cast<std::int64_t>(parse_bytes(flags.target_size));
+  options.refine = !flags.no_refine;
+  options.seed = context.seed;
+  options.model_name = flags.options.model_name;
+  options.model = find_model(options.model_name);
+  options.output =
+      flags.output.empty() ? default_output(options, flags.method) : flags.output;
+
+  std::string stage;
+  std::unique_ptr<Progress> progress;
+  options.progress = [&](std::string_view name, std::int64_t done, std::int64_t total) {
+    if (name != stage) {
+      stage = name;
+      progress.reset();
+      progress = std::make_unique<Progress>(stage, total, "steps");
+    }
+    progress->set(done);
+  };
+  const convert::Result result = convert::convert(options);
+  progress.reset();
+  print(result, context.out);
+  context.out.summary(summary_of(result));
+}
+
+}  // namespace
+
+Run add_convert(CLI::App& app) {
+  auto flags = std::make_shared<Flags>();
+  convert::Options& o = flags->options;
+  add_model_argument(app, o.model_name);
+  app.add_option("-o,--output", flags->output,
+                 "The directory to write (optiq_output/<model>/<method>_mixed)")
+      ->type_name("DIR");
+  app.add_option("--target-bpw", o.target_bpw,
+                 "Average bits of the quantized weights, scales not counted")
+      ->capture_default_str()
+      ->check(CLI::Range(1.0, 16.0));
+  app.add_option("--target-size", flags->target_size,
+                 "Instead: bytes of all weight files, such as 4.8GB")
+      ->type_name("BYTES");
+  app.add_option("--candidate-bits", o.candidate_bits, "Widths to choose among")
+      ->delimiter(',')
+      ->capture_default_str()
+      ->type_name("N,N,...");
+  app.add_option("--group-size", o.group_size, "Weights that share a scale")
+      ->capture_default_str();
+  app.add_option("--mode", flags->mode, "affine, mxfp4, mxfp8 or nvfp4")
+      ->capture_default_str();
+  app.add_option("--method", flags->method,
+                 "optiq (measured), static (by a layer's place) or uniform")
+      ->capture_default_str();
+  app.add_option("--reference", flags->reference,
+                 "What layers are measured against: auto, bf16 or uniform_4bit")
+      ->capture_default_str();
+  app.add_option("--protect", flags->protection,
+                 "Weigh head, embedding, first and last block more: on, off, or auto "
+                 "(whichever measures better)")
+      ->capture_default_str();
+  app.add_option("--calibration,--calibration-mix", o.calibration,
+                 "builtin, or a JSONL file of {text} or {messages, tools}")
+      ->capture_default_str()
+      ->type_name("builtin|FILE.jsonl");
+  app.add_option("--n-calibration", o.n_calibration, "Windows of calibration text")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 100000));
+  app.add_option("--calibration-length", o.calibration_length, "Tokens of a window")
+      ->capture_default_str()
+      ->check(CLI::Range(8, 1 << 20));
+  app.add_flag("--tie-fused", o.tie_fused,
+               "One width for q, k, v, and one for gate and up");
+  app.add_flag("--no-refine", flags->no_refine,
+               "Skip the second measurement around the chosen allocation");
+  app.add_flag("--skip-baselines", o.skip_baselines,
+               "Do not measure uniform widths for comparison");
+  app.add_flag("--resume", o.resume, "Go on with what an interrupted run has measured");
+  return [flags](Context& context) { run_convert(*flags, context); };
+}
+
+}  // namespace optiq::app
