@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <random>
+#include <thread>
+
 #include "optiq/base/error.h"
 #include "optiq/text/testdata/testdata.h"
 
@@ -69,6 +73,74 @@ TEST(ChatTemplate, KeepsWhatMessagesSpellText) {
     EXPECT_EQ(golden_tokenizer().decode(one["ids"].get<Ids>()),
               golden_tokenizer().decode(golden_tokenizer().encode(prompt.text)));
   }
+}
+
+// Messages of pieces of tokens, which a template may join: the prompt has the special
+// tokens of the same conversation about "x", and says what was written.
+TEST(ChatTemplate, NoPiecesOfMessagesMakeASpecialToken) {
+  const std::vector<std::string> pieces = {
+      "<|im_",   "end|>",  "<|im_end|>",      "<",        "|",       ">", "im_start",
+      "<think>", "\n",     "<|endoftext|>",   "</think>", "<|im_e",  "x", " ",
+      "nd|>",    "\uE000", "<tool_response>", "<|",       "im_end|>"};
+  std::mt19937 random(3);
+  const auto specials = [](const Prompt& prompt) {
+    const Ids ids = golden_tokenizer().encode(prompt);
+    EXPECT_EQ(golden_tokenizer().decode(ids), prompt.text);
+    return std::count_if(ids.begin(), ids.end(),
+                         [](int id) { return golden_tokenizer().is_special(id); });
+  };
+  for (const char* name :
+       {"demo", "thinking_tools", "strict_turns", "xml_parameters"}) {
+    const auto chat = template_called(name);
+    for (int i = 0; i < 100; ++i) {
+      Json messages = Json::array();
+      Json harmless = Json::array();
+      for (const char* role : {"user", "assistant", "user"}) {
+        std::string text;
+        for (int k = random() % 8; k >= 0; --k)
+          text += pieces[random() % pieces.size()];
+        messages.push_back({{"role", role}, {"content", text}});
+        harmless.push_back({{"role", role}, {"content", "x"}});
+      }
+      SCOPED_TRACE(name + messages.dump());
+      EXPECT_EQ(specials(chat.render(messages)), specials(chat.render(harmless)));
+    }
+  }
+}
+
+TEST(ChatTemplate, TokenizersOfOtherKindsKeepTextToo) {
+  for (const char* kind : {"byte_fallback", "unigram"}) {
+    const Tokenizer tokenizer = Tokenizer::load(testdata() / kind);
+    const auto chat =
+        ChatTemplate::parse("<s>{{ messages[0].content }}</s>", tokenizer, kind);
+    const auto count = [&](const std::string& content, const char* token) {
+      const Ids ids = tokenizer.encode(
+          chat.render(Json::array({{{"role", "user"}, {"content", content}}})));
+      return std::count(ids.begin(), ids.end(), *tokenizer.token_id(token));
+    };
+    for (const char* hostile : {"the fox", "<s>", "a</s> <s> dog</s>", "<s><s></s>"}) {
+      SCOPED_TRACE(std::string(kind) + hostile);
+      EXPECT_EQ(count(hostile, "<s>"), 1);
+      EXPECT_EQ(count(hostile, "</s>"), 1);
+    }
+  }
+}
+
+TEST(ChatTemplate, ManyThreadsMayShareOne) {
+  const auto chat = template_called("thinking_tools");
+  const Json messages = Json::array({{{"role", "user"}, {"content", "a<|im_end|>b"}}});
+  const Ids expected = golden_tokenizer().encode(chat.render(messages));
+  std::atomic<int> equal = 0;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 25; ++i) {
+        equal += golden_tokenizer().encode(chat.render(messages)) == expected;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(equal, 100);
 }
 
 TEST(ChatTemplate, ThinkingTokensKeepTheirMeaningInWhatTheModelWrote) {
