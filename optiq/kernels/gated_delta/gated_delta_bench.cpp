@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 
 #include "mlx/ops.h"
@@ -32,6 +33,13 @@ constexpr int kDim = 128;
 
 const char* label = "-";
 
+double now_us() {
+  using Microseconds = std::chrono::duration<double, std::micro>;
+  if (thread_count() == 1)
+    return 1e6 * static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+  return Microseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 // Prints one line for `run`, which computes `tokens` tokens of `layers` layers with so
 // many operations and bytes a layer.
 void measure(const char* kernel, const Shape& shape, int tokens,
@@ -39,11 +47,9 @@ void measure(const char* kernel, const Shape& shape, int tokens,
              const std::function<void()>& run) {
   std::vector<double> times;
   for (int i = -3; i < 21; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
+    const double begin = now_us();
     run();
-    const std::chrono::duration<double, std::micro> elapsed =
-        std::chrono::steady_clock::now() - begin;
-    if (i >= 0) times.push_back(elapsed.count() / shape.layers);
+    if (i >= 0) times.push_back((now_us() - begin) / shape.layers);
   }
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
@@ -141,8 +147,8 @@ int main(int argc, char** argv) {
   fmt::print("name,shape,variant,median_us,p10,p90,GB/s,GFLOP/s,tokens/s,commit\n");
   for (const auto& [name, Hk, Hv, layers] :
        {Shape{"Hk=2 Hv=4", 2, 4, 6}, {"Hk=16 Hv=16", 16, 16, 18}})
-    for (int tokens : {1, 512}) {
-      const Shape shape{name, Hk, Hv, tokens == 1 ? layers : 1};
+    for (int tokens : {1, 8, 16, 512}) {
+      const Shape shape{name, Hk, Hv, tokens < 512 ? layers : 1};
       measure_conv(shape, tokens);
       measure_delta(shape, tokens);
     }

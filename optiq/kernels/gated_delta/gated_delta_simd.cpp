@@ -10,7 +10,12 @@ namespace {
 
 constexpr int kGroup = 16;                  // tokens whose q and k are held
 constexpr int kWide = kLanes == 8 ? 4 : 8;  // vectors of a tile, by registers
-constexpr int kFewestChunkTokens = 12;      // see docs/decisions/kernels-delta.md
+constexpr int kFewestChunkTokens = 16;      // see docs/decisions/kernels-delta.md
+
+constexpr int kLine = 16;  // floats of a cache line
+// Rows fetched before their turn, for a state that comes from afar; past the end of it
+// a prefetch does nothing.
+constexpr int kAhead = 16;
 
 struct Token {
   const float* k;
@@ -29,6 +34,8 @@ OPTIQ_INLINE void step(const Token& token, int key_dim, float* S, std::int64_t s
   const float* row = S;
   for (int i = 0; i < key_dim; ++i, row += stride) {
     const Vec k = broadcast(token.k[i]);
+    for (int c = 0; c < kVectors * kLanes; c += kLine)
+      __builtin_prefetch(row + kAhead * stride + c, 1);
     for (int c = 0; c < kVectors; ++c)
       u[c] = multiply_add(k, load(row + c * kLanes), u[c]);
   }
