@@ -31,14 +31,17 @@ OPTIQ_INLINE Vec load_first(const Value* p, int n) {
   return load_value(values);
 }
 
-/// Rows of b that a row lies ahead when it is asked for.
-constexpr int kPrefetchRows = 12;
+/// Asks for a line on its way from memory to the second-level cache. The first is too
+/// small for what is under way to two streams.
+OPTIQ_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
-// c [ROWS, VECS kLanes] = factor c + a b; no factor: c is not read.
-template <int ROWS, int VECS, class Value, bool PREFETCH>
+// c [ROWS, VECS kLanes] = factor c + a b; no factor: c is not read. Asks for what lies
+// `ahead` values behind b, where that is not 0.
+template <int ROWS, int VECS, class Value>
 OPTIQ_INLINE void multiply_tile(const float* a, std::int64_t a_stride, const Value* b,
                                 std::int64_t b_stride, int depth, float* c,
-                                std::int64_t c_stride, const float* factor) {
+                                std::int64_t c_stride, const float* factor,
+                                std::int64_t ahead) {
   Vec sum[ROWS][VECS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r)
@@ -50,7 +53,7 @@ OPTIQ_INLINE void multiply_tile(const float* a, std::int64_t a_stride, const Val
 #pragma GCC unroll 8
     for (int v = 0; v < VECS; ++v) {
       value[v] = load_value(b + v * kLanes);
-      if (PREFETCH) __builtin_prefetch(b + kPrefetchRows * b_stride + v * kLanes);
+      if (ahead) prefetch(b + ahead + v * kLanes);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
@@ -73,31 +76,31 @@ constexpr int tile_vectors(int rows) {
 }
 
 // All `vectors` of ROWS rows: wide tiles, then narrower ones.
-template <int ROWS, int VECS, class Value, bool PREFETCH>
+template <int ROWS, int VECS, class Value>
 OPTIQ_INLINE void multiply_rows(const float* a, std::int64_t a_stride, const Value* b,
                                 std::int64_t b_stride, int depth, float* c,
-                                std::int64_t c_stride, const float* factor,
-                                int vectors) {
+                                std::int64_t c_stride, const float* factor, int vectors,
+                                std::int64_t ahead) {
   for (; vectors >= VECS; vectors -= VECS) {
-    multiply_tile<ROWS, VECS, Value, PREFETCH>(a, a_stride, b, b_stride, depth, c,
-                                               c_stride, factor);
+    multiply_tile<ROWS, VECS, Value>(a, a_stride, b, b_stride, depth, c, c_stride,
+                                     factor, ahead);
     b += VECS * kLanes;
     c += VECS * kLanes;
   }
   if constexpr (VECS > 1)
     if (vectors > 0)
-      multiply_rows<ROWS, VECS / 2, Value, PREFETCH>(a, a_stride, b, b_stride, depth, c,
-                                                     c_stride, factor, vectors);
+      multiply_rows<ROWS, VECS / 2, Value>(a, a_stride, b, b_stride, depth, c, c_stride,
+                                           factor, vectors, ahead);
 }
 
 /// c [rows, vectors kLanes] = factor c + a [rows, depth] b [depth, vectors kLanes].
-template <class Value, bool PREFETCH>
+template <class Value>
 static void multiply(int rows, const float* a, std::int64_t a_stride, const Value* b,
                      std::int64_t b_stride, int depth, float* c, std::int64_t c_stride,
-                     const float* factor, int vectors) {
-#define OPTIQ_ROWS(n)                                                                 \
-  multiply_rows<n, tile_vectors(n), Value, PREFETCH>(a, a_stride, b, b_stride, depth, \
-                                                     c, c_stride, factor, vectors)
+                     const float* factor, int vectors, std::int64_t ahead = 0) {
+#define OPTIQ_ROWS(n)                                                          \
+  multiply_rows<n, tile_vectors(n), Value>(a, a_stride, b, b_stride, depth, c, \
+                                           c_stride, factor, vectors, ahead)
   while (rows > 0) {
     const int n = rows < kMicroRows ? rows : kMicroRows;
     switch (n) {
@@ -124,6 +127,7 @@ static void multiply(int rows, const float* a, std::int64_t a_stride, const Valu
     c += n * c_stride;
     if (factor) factor += n;
     rows -= n;
+    ahead = 0;  // the first rows have asked
   }
 #undef OPTIQ_ROWS
 }
@@ -142,27 +146,31 @@ OPTIQ_INLINE void load_transposed(const Value* k, std::int64_t stride, int n, in
 }
 
 /// scores [ROWS, keys] straight from the keys, each read once: for tiles of few rows.
+/// `ahead` as above.
 template <int ROWS, class Value>
 OPTIQ_INLINE void score_few(const float* q, std::int64_t q_stride, int dim,
                             const Value* k, std::int64_t k_stride, int keys,
-                            float* scores, std::int64_t score_stride) {
+                            float* scores, std::int64_t score_stride,
+                            std::int64_t ahead) {
   for (int j = 0; j < keys; j += kLanes) {
     Vec sum[ROWS] = {};
     const Value* block = k + j * k_stride;
     const int n = keys - j;
     for (int d = 0; d < dim; d += kLanes) {
       Vec columns[kLanes];
+      // In the order in which the lines lie in memory.
+      if (ahead)
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i)
-        __builtin_prefetch(block + (kLanes + i) * k_stride + d);
+        for (int i = 0; i < kLanes; i += 64 / (kLanes * (int)sizeof(Value)))
+          prefetch(block + ahead + d * kLanes + i * kLanes);
       load_transposed(block + d, k_stride, n, dim - d, columns);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i)
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < ROWS; ++r)
           sum[r] = multiply_add(broadcast(q[r * q_stride + d + i]), columns[i], sum[r]);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r) store(scores + r * score_stride + j, sum[r]);
   }
 }

@@ -10,6 +10,9 @@
 namespace optiq::kernels::OPTIQ_SIMD {
 namespace {
 
+// What covers the latency of memory for two streams: measured, best at 32 to 64 KiB.
+constexpr int kAheadBytes = 48 << 10;
+
 constexpr float kLowest = -1e30f;  // below any score; its exponential is 0
 
 OPTIQ_INLINE int min_int(int a, int b) { return a < b ? a : b; }
@@ -129,41 +132,41 @@ OPTIQ_INLINE void soften_row(const Tile& t, int row, int begin, int keys) {
 
 template <class Value>
 OPTIQ_INLINE void score_all(const Tile& t, int row, int rows, const Value* k, int keys,
-                            bool few) {
+                            bool few, std::int64_t ahead) {
   const std::int64_t stride = t.segment.kv.k_row_stride;
   const float* q = t.w.q + row * t.padded;
   float* scores = t.w.scores + row * kBlockKeys;
   if (!few) {
     pack_keys(k, stride, keys, t);
     for (int j = 0; j < keys; j += kPanelKeys)
-      multiply<float, false>(rows, q, t.padded, t.w.panel + j * t.padded, kPanelKeys,
-                             t.dim, scores + j, kBlockKeys, nullptr,
-                             (min_int(keys - j, kPanelKeys) + kLanes - 1) / kLanes);
+      multiply<float>(rows, q, t.padded, t.w.panel + j * t.padded, kPanelKeys, t.dim,
+                      scores + j, kBlockKeys, nullptr,
+                      (min_int(keys - j, kPanelKeys) + kLanes - 1) / kLanes);
     return;
   }
-#define OPTIQ_FEW(n) \
-  score_few<n>(q, t.padded, t.dim, k, stride, keys, scores, kBlockKeys)
-  switch (rows) {
-    case 1:
-      OPTIQ_FEW(1);
-      break;
-    case 2:
-      OPTIQ_FEW(2);
-      break;
-    case 3:
-      OPTIQ_FEW(3);
-      break;
-    case 4:
-      OPTIQ_FEW(4);
-      break;
-    case 5:
-      OPTIQ_FEW(5);
-      break;
-    default:
-      OPTIQ_FEW(6);
-      break;
+#define OPTIQ_FEW(n)                                                              \
+  case n:                                                                         \
+    score_few<n>(q, t.padded, t.dim, k, stride, keys, scores, kBlockKeys, ahead); \
+    break
+  // The scratch has room for the rows that are rounded up to.
+  switch (rows <= 4 ? rows : rows <= 6 ? 6 : rows <= 8 ? 8 : kFewRows) {
+    OPTIQ_FEW(1);
+    OPTIQ_FEW(2);
+    OPTIQ_FEW(3);
+    OPTIQ_FEW(4);
+    OPTIQ_FEW(6);
+    OPTIQ_FEW(8);
+    OPTIQ_FEW(kFewRows);
   }
 #undef OPTIQ_FEW
+}
+
+// How far ahead to ask for keys or values: not at all where the rows do not lie one
+// after another, or where so many are not seen any more.
+template <class Value>
+OPTIQ_INLINE std::int64_t ahead(const Tile& t, std::int64_t stride, int seen) {
+  constexpr int kValues = kAheadBytes / (int)sizeof(Value);
+  return stride == t.dim && (std::int64_t)seen * t.dim >= kValues ? kValues : 0;
 }
 
 // One block of keys [begin, begin + keys), seen by rows from `row` on.
@@ -171,23 +174,25 @@ template <class Value>
 OPTIQ_INLINE void walk_block(const Tile& t, int row, int begin, int keys) {
   const KvView& kv = t.segment.kv;
   const int rows = t.rows - row;
-  const bool few = rows <= kMicroRows;
+  const bool few = rows <= kFewRows;
   const auto* k =
       (const Value*)kv.k + t.tile.kv_head * kv.k_head_stride + begin * kv.k_row_stride;
   const auto* v =
       (const Value*)kv.v + t.tile.kv_head * kv.v_head_stride + begin * kv.v_row_stride;
-  score_all(t, row, rows, k, keys, few);
+  const int seen = t.visible_end(t.rows - 1) - begin - keys;
+  score_all(t, row, rows, k, keys, few, ahead<Value>(t, kv.k_row_stride, seen));
   for (int r = row; r < t.rows; ++r) soften_row(t, r, begin, keys);
   const float* weights = t.w.scores + row * kBlockKeys;
   float* sums = t.w.sums + row * t.padded;
   if (few && t.dim % kLanes == 0) {
-    multiply<Value, true>(rows, weights, kBlockKeys, v, kv.v_row_stride, keys, sums,
-                          t.padded, t.w.factor + row, t.vectors);
+    multiply<Value>(rows, weights, kBlockKeys, v, kv.v_row_stride, keys, sums, t.padded,
+                    t.w.factor + row, t.vectors,
+                    ahead<Value>(t, kv.v_row_stride, seen));
     return;
   }
   pack_values(v, kv.v_row_stride, keys, t);
-  multiply<float, false>(rows, weights, kBlockKeys, t.w.values, t.padded, keys, sums,
-                         t.padded, t.w.factor + row, t.vectors);
+  multiply<float>(rows, weights, kBlockKeys, t.w.values, t.padded, keys, sums, t.padded,
+                  t.w.factor + row, t.vectors);
 }
 
 // One chunk, from nothing: leaves sums, largest and weight.
@@ -274,7 +279,7 @@ void attention_tile(const AttentionArgs& args, const AttentionTile& tile,
   w.total = take(rows * padded);
   w.panel = take(kBlockKeys * padded);
   w.values = take(kBlockKeys * padded);
-  w.scores = take(kBlockKeys * rows);
+  w.scores = take(kBlockKeys * (rows + kFewRows));
   w.factor = take(rows);
   w.largest = take(rows);
   w.weight = take(rows);

@@ -14,6 +14,9 @@ namespace optiq::kernels {
 constexpr int kBlockKeys = 64;
 constexpr int kChunkKeys = 512;
 
+/// Rows that share keys without a copy of them: decode.
+constexpr int kFewRows = 12;
+
 /// Rows that share a walk over keys: pairs of (token, query head of the group), token
 /// major; row r is token r / group, head r % group.
 struct AttentionTile {
@@ -43,7 +46,7 @@ constexpr std::int64_t partial_size(int rows, int head_dim) {
 constexpr std::int64_t scratch_size(int head_dim) {
   return static_cast<std::int64_t>(padded_dim(head_dim)) *
              (3 * max_tile_rows(head_dim) + 2 * kBlockKeys) +
-         (kBlockKeys + 5) * max_tile_rows(head_dim);
+         (kBlockKeys + 5) * max_tile_rows(head_dim) + kBlockKeys * kFewRows;
 }
 
 /// The chunks that rows [row_begin, row_end) of a segment see.
