@@ -3,7 +3,9 @@
 
 mod boundary;
 mod confined;
+mod conversation;
 mod decoding;
+mod dialect;
 mod encoding;
 mod generation_tag;
 mod methods;
