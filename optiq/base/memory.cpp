@@ -13,6 +13,8 @@
 #if defined(__APPLE__)
 #include <mach/mach.h>
 #include <sys/resource.h>
+#elif defined(__GLIBC__)
+#include <malloc.h>
 #endif
 
 namespace optiq {
@@ -91,5 +93,15 @@ std::uint64_t physical_memory_bytes() {
 }
 
 #endif
+
+void keep_freed_memory(std::uint64_t bytes) {
+#if defined(__GLIBC__)
+  const int limit = static_cast<int>(std::min<std::uint64_t>(bytes, 1 << 30));
+  mallopt(M_MMAP_THRESHOLD, limit);
+  mallopt(M_TRIM_THRESHOLD, limit);
+#else
+  (void)bytes;
+#endif
+}
 
 }  // namespace optiq

@@ -165,12 +165,13 @@ Contender refine(const checkpoint::Checkpoint& source, Encoder& encoder,
   const auto matrix_of = [&](const std::string& path) -> const Matrix& {
     return *std::ranges::find(matrices, path, &Matrix::path);
   };
+  const sensitivity::Extent step{step_windows, /*every_second_token=*/true};
   if (start.kl == 0) start.kl = joint(start.plan);
 
   for (int round = 0; round < rounds; ++round) {
     encoder.apply(start.plan);
     meter.restart();
-    const double here = meter.measure(step_windows).mean;
+    const double here = meter.measure(step).mean;
     std::vector<Item> items;
     for (const auto& layer : sensitivities.layers) {
       const auto& current = start.plan.at(layer.name);
@@ -189,7 +190,7 @@ Contender refine(const checkpoint::Checkpoint& source, Encoder& encoder,
         double change = 0;
         if (i != at) {
           encoder.apply(layer.name, spec);
-          change = meter.measure(step_windows).mean - here;
+          change = meter.measure(step).mean - here;
           encoder.apply(layer.name, *current);
         }
         item.choices.push_back({spec, matrix.bytes(spec), change});

@@ -22,7 +22,12 @@ using sensitivity::DivergenceMeter;
 using sensitivity::Sensitivities;
 
 constexpr int kRefineRounds = 2;
-constexpr int kRatioWindows = 6;
+
+// Of n windows, how many a single layer is measured on; joint measurements take all.
+// docs/decisions/sensitivity.md has what fewer windows cost in quality.
+int anchor_windows(int n) { return std::max(8, n / 2); }
+int ratio_windows(int n) { return std::max(3, n / 6); }
+int step_windows(int n) { return std::max(3, n / 6); }
 
 std::vector<QuantSpec> candidate_formats(const Options& options) {
   std::vector<int> bits = options.candidate_bits;
@@ -69,7 +74,7 @@ void measure_baselines(Result& result, const Session& session, Encoder& encoder,
     const Plan plan = uniform_plan(encoder.matrices(), spec);
     encoder.apply(plan, quantize::Search::kMlx);
     meter.restart();
-    const Divergence d = meter.measure(0, /*with_p99=*/true);
+    const Divergence d = meter.measure({.with_p99 = true});
     const std::int64_t bytes = planned_bytes(session.source(), plan);
     result.baselines[fmt::format("uniform_{}bit", spec.bits)] = {
         bytes, 8.0 * static_cast<double>(bytes) / static_cast<double>(result.params),
@@ -110,6 +115,7 @@ Result convert(const Options& options) {
     if (options.progress) options.progress(stage, done, total);
   };
   const std::vector<QuantSpec> formats = candidate_formats(options);
+  keep_freed_memory(512 << 20);
   Session session(options);
   Result result;
   result.output = options.output;
@@ -137,7 +143,8 @@ Result convert(const Options& options) {
   if (options.method == Method::kOptiq) {
     sensitivity::MeasureOptions measure;
     measure.formats = formats;
-    measure.ratio_windows = kRatioWindows;
+    measure.anchor_windows = anchor_windows(meter->n_windows());
+    measure.ratio_windows = ratio_windows(meter->n_windows());
     if (options.resume) measure.known = saved.load();
     measure.on_layer = [&](const auto& layer, std::size_t done, std::size_t total) {
       saved.add(layer);
@@ -164,8 +171,9 @@ Result convert(const Options& options) {
     progress("joint verification", 0, 1);
     chosen = all.size() == 1 ? all.front() : verify_jointly(encoder, *meter, all);
     if (options.method == Method::kOptiq && options.refine)
-      chosen = refine(session.source(), encoder, *meter, sensitivities, budget,
-                      std::move(chosen), kRefineRounds, kRatioWindows);
+      chosen =
+          refine(session.source(), encoder, *meter, sensitivities, budget,
+                 std::move(chosen), kRefineRounds, step_windows(meter->n_windows()));
     progress("joint verification", 1, 1);
   }
   result.chosen = chosen.label;
@@ -174,7 +182,7 @@ Result convert(const Options& options) {
   if (held_out) {
     encoder.apply(chosen.plan);
     held_out->restart();
-    const Divergence d = held_out->measure(0, /*with_p99=*/true);
+    const Divergence d = held_out->measure({.with_p99 = true});
     result.kl_mean = d.mean;
     result.kl_p99 = d.p99;
     encoder.restore();

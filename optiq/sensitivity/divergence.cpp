@@ -42,6 +42,14 @@ class SquareSums {
   std::unordered_map<std::string, mx::array> sums_;
 };
 
+// Rows 0, 2, 4, ... and then 1, 3, 5, ...
+mx::array evens_first(const mx::array& x) {
+  const int rows = x.shape(0), width = x.shape(1);
+  if (rows < 2) return x;
+  return mx::concatenate({mx::slice(x, {0, 0}, {rows, width}, {2, 1}),
+                          mx::slice(x, {1, 0}, {rows, width}, {2, 1})});
+}
+
 }  // namespace
 
 double Divergence::standard_error() const {
@@ -109,7 +117,7 @@ void DivergenceMeter::run_reference(InputStatistics* statistics) {
       if (statistics) sums.collect(*statistics);
     }
     reference_hidden_.push_back(x);
-    mx::array logits = model_.head(x, kExact);
+    mx::array logits = model_.head(evens_first(x), kExact);
     if (statistics) {
       sums.collect(*statistics);
       statistics->tokens += static_cast<std::int64_t>(group.ids.size());
@@ -152,13 +160,16 @@ mx::array DivergenceMeter::input(const Group& group, std::size_t index) const {
   return inputs_[index];
 }
 
-Divergence DivergenceMeter::measure(int n_windows, bool with_p99) {
-  if (n_windows <= 0) n_windows = this->n_windows();
+Divergence DivergenceMeter::measure(const Extent& extent) {
+  const int n_windows = extent.n_windows > 0
+                            ? std::min(extent.n_windows, this->n_windows())
+                            : this->n_windows();
   const int vocab = model_.config().vocab_size;
   const int head_rows = std::max<int>(
       1,
       static_cast<int>(kLogitBytes / sizeof(float) / static_cast<std::size_t>(vocab)));
-  std::vector<double> kl;  // one a token
+  std::vector<double> kl;         // of each measured token
+  std::vector<int> window_of_kl;  // and its window
   std::vector<std::uint8_t> same;
   for (std::size_t g = 0; g < groups_.size(); ++g) {
     const Group& group = groups_[g];
@@ -166,11 +177,17 @@ Divergence DivergenceMeter::measure(int n_windows, bool with_p99) {
     throw_if_interrupted();
     // The last group may be cut to the windows that are asked for.
     Group part{{}, {}, group.first_window};
+    std::vector<int> window_of_row;
     for (std::size_t i = 0; i < group.lengths.size() &&
                             group.first_window + static_cast<int>(i) < n_windows;
-         ++i)
+         ++i) {
       part.lengths.push_back(group.lengths[i]);
-    const int rows = std::accumulate(part.lengths.begin(), part.lengths.end(), 0);
+      window_of_row.insert(window_of_row.end(),
+                           static_cast<std::size_t>(group.lengths[i]),
+                           group.first_window + static_cast<int>(i));
+    }
+    const int rows = static_cast<int>(window_of_row.size());
+    const int all_rows = static_cast<int>(group.ids.size());
     part.ids.assign(group.ids.begin(), group.ids.begin() + rows);
     const models::Batch call = batch(part);
     mx::array x = input(part, g);
@@ -178,45 +195,54 @@ Divergence DivergenceMeter::measure(int n_windows, bool with_p99) {
     for (int i = std::max(stage_, 0); i < model_.n_layers(); ++i)
       x = model_.layer(i, x, call);
     mx::eval(x);
-    for (int begin = 0; begin < rows; begin += head_rows) {
-      const int end = std::min(rows, begin + head_rows);
-      const auto cut = [&](const mx::array& all) {
-        return mx::slice(all, {begin, 0}, {end, all.shape(1)});
-      };
-      mx::array logits = model_.head(cut(x), kExact);
-      mx::eval(logits);
-      const float* reference = nullptr;
-      std::optional<mx::array> computed;
-      if (!reference_logits_.empty()) {
-        reference = reference_logits_[g].data() +
-                    static_cast<std::size_t>(begin) * static_cast<std::size_t>(vocab);
-      } else {
-        computed = reference_head_(cut(reference_hidden_[g]));
-        mx::eval(*computed);
-        reference = computed->data<float>();
+
+    for (int parity = 0; parity < (extent.every_second_token ? 1 : 2); ++parity) {
+      const int n = (rows - parity + 1) / 2;
+      // Where these rows lie among the reference's, which come evens first.
+      const int reference_begin = parity == 0 ? 0 : (all_rows + 1) / 2;
+      for (int begin = 0; begin < n; begin += head_rows) {
+        const int end = std::min(n, begin + head_rows);
+        const auto cut = [&](const mx::array& all) {
+          return mx::slice(all, {2 * begin + parity, 0},
+                           {2 * (end - 1) + parity + 1, all.shape(1)}, {2, 1});
+        };
+        mx::array logits = model_.head(cut(x), kExact);
+        mx::eval(logits);
+        const float* reference = nullptr;
+        std::optional<mx::array> computed;
+        if (!reference_logits_.empty()) {
+          reference = reference_logits_[g].data() +
+                      static_cast<std::size_t>(reference_begin + begin) *
+                          static_cast<std::size_t>(vocab);
+        } else {
+          computed = reference_head_(cut(reference_hidden_[g]));
+          mx::eval(*computed);
+          reference = computed->data<float>();
+        }
+        const std::size_t done = kl.size();
+        kl.resize(done + static_cast<std::size_t>(end - begin));
+        same.resize(kl.size());
+        kernels::kl_divergence(reference, logits.data<float>(), end - begin, vocab,
+                               kl.data() + done, same.data() + done);
+        for (int i = begin; i < end; ++i)
+          window_of_kl.push_back(
+              window_of_row[static_cast<std::size_t>(2 * i + parity)]);
       }
-      const std::size_t done = kl.size();
-      kl.resize(done + static_cast<std::size_t>(end - begin));
-      same.resize(kl.size());
-      kernels::kl_divergence(reference, logits.data<float>(), end - begin, vocab,
-                             kl.data() + done, same.data() + done);
     }
   }
 
   Divergence result;
-  std::size_t token = 0;
-  for (int w = 0; w < n_windows; ++w) {
-    const std::size_t n = windows_[static_cast<std::size_t>(w)].size();
-    const auto begin = kl.begin() + static_cast<std::ptrdiff_t>(token);
-    result.window_means.push_back(
-        std::accumulate(begin, begin + static_cast<std::ptrdiff_t>(n), 0.0) /
-        static_cast<double>(n));
-    token += n;
+  std::vector<double> sums(static_cast<std::size_t>(n_windows)), counts(sums.size());
+  for (std::size_t i = 0; i < kl.size(); ++i) {
+    sums[static_cast<std::size_t>(window_of_kl[i])] += kl[i];
+    counts[static_cast<std::size_t>(window_of_kl[i])] += 1;
   }
+  for (std::size_t w = 0; w < sums.size(); ++w)
+    result.window_means.push_back(sums[w] / counts[w]);
   const auto n = static_cast<double>(kl.size());
   result.mean = std::accumulate(kl.begin(), kl.end(), 0.0) / n;
   result.top1_agreement = std::accumulate(same.begin(), same.end(), 0.0) / n;
-  if (with_p99) {
+  if (extent.with_p99) {
     const auto at = static_cast<std::ptrdiff_t>(0.99 * (n - 1));
     std::nth_element(kl.begin(), kl.begin() + at, kl.end());
     result.p99 = kl[static_cast<std::size_t>(at)];

@@ -37,6 +37,14 @@ struct DivergenceOptions {
                                              // beyond that they are computed anew
 };
 
+/// How much of the text a measurement covers.
+struct Extent {
+  int n_windows = 0;                // the first ones; 0: all
+  bool every_second_token = false;  // spares half of the head's work; neighbours say
+                                    // much the same
+  bool with_p99 = false;
+};
+
 /// Measures a model whose weights are being changed against the model as it was.
 ///
 /// Walks the layers once: at stage i the inputs of layer i are at hand for every
@@ -61,9 +69,8 @@ class DivergenceMeter {
   /// that the model has now. Only forward; -1 is before the embedding.
   void advance_to(int layer);
 
-  /// The divergence with the weights that the model has now, from the current stage on,
-  /// over the first `n_windows` windows (0: all).
-  Divergence measure(int n_windows = 0, bool with_p99 = false);
+  /// The divergence with the weights that the model has now, from the current stage on.
+  Divergence measure(const Extent& extent = {});
 
  private:
   struct Group {  // windows of one forward call
@@ -82,7 +89,8 @@ class DivergenceMeter {
   int stage_ = -1;
   std::vector<mx::array> inputs_;            // of layer stage_, one a group
   std::vector<mx::array> reference_hidden_;  // after the last layer, one a group
-  std::vector<std::vector<float>> reference_logits_;  // one a group; empty: not held
+  std::vector<std::vector<float>> reference_logits_;  // one a group, rows of even
+                                                      // number first; empty: not held
   std::function<mx::array(const mx::array&)> reference_head_;
 };
 

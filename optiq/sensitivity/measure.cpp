@@ -31,14 +31,15 @@ LayerSensitivity measure_layer(models::LinearModule& module, DivergenceMeter& me
   const std::vector<float> importance = statistics.mean_squares(module.path);
   const double norm =
       std::max(squared_norm(quantize::float_values(original), importance), 1e-30);
-  LayerSensitivity layer{module.path, module.layer, static_cast<std::int64_t>(N) * K, {}};
+  LayerSensitivity layer{
+      module.path, module.layer, static_cast<std::int64_t>(N) * K, {}};
 
   const auto diverge = [&](const QuantSpec& spec, int windows, FormatCost& cost) {
     quantize::EncodedTensor tensor =
         quantize::encode(original, spec, importance, options.search);
     cost = {spec, tensor.bytes(), 0, 0, tensor.error / norm};
     module.weight = quantize::as_linear_weight(std::move(tensor), original.bias);
-    Divergence d = meter.measure(windows);
+    Divergence d = meter.measure({windows, /*every_second_token=*/true});
     module.weight = original;
     return d;
   };
@@ -49,13 +50,14 @@ LayerSensitivity measure_layer(models::LinearModule& module, DivergenceMeter& me
   if (formats.empty()) return layer;
   const std::size_t anchor = anchor_format(formats);
   FormatCost cost;
-  const Divergence whole = diverge(formats[anchor], 0, cost);
+  const Divergence whole = diverge(formats[anchor], options.anchor_windows, cost);
   cost.kl = whole.mean;
   cost.kl_error = whole.standard_error();
   const FormatCost anchor_cost = cost;
 
+  const int n_anchor = static_cast<int>(whole.window_means.size());
   const int windows =
-      options.ratio_windows > 0 ? std::min(options.ratio_windows, meter.n_windows()) : 0;
+      options.ratio_windows > 0 ? std::min(options.ratio_windows, n_anchor) : n_anchor;
   for (std::size_t f = 0; f < formats.size(); ++f) {
     if (f == anchor) {
       layer.formats.push_back(anchor_cost);
@@ -80,7 +82,8 @@ std::size_t anchor_format(const std::vector<QuantSpec>& formats) {
 }
 
 Sensitivities measure(models::Model& model, DivergenceMeter& meter,
-                      const InputStatistics& statistics, const MeasureOptions& options) {
+                      const InputStatistics& statistics,
+                      const MeasureOptions& options) {
   OPTIQ_CHECK(!options.formats.empty(), "a measurement needs formats");
   Sensitivities result;
   result.method = "optiq";
@@ -94,8 +97,7 @@ Sensitivities measure(models::Model& model, DivergenceMeter& meter,
       meter.advance_to(modules[i]->layer);
       result.layers.push_back(measure_layer(*modules[i], meter, statistics, options));
     }
-    if (options.on_layer)
-      options.on_layer(result.layers.back(), i + 1, modules.size());
+    if (options.on_layer) options.on_layer(result.layers.back(), i + 1, modules.size());
   }
   return result;
 }

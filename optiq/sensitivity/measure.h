@@ -15,11 +15,13 @@ struct MeasureOptions {
   std::vector<QuantSpec> formats;  // by rising bits
   quantize::Search search = quantize::Search::kSearch;
 
-  /// Windows on which formats other than the anchor are measured. Their divergence is
-  /// scaled by the anchor's on all windows over the anchor's on these (a ratio
-  /// estimate: the windows differ far more than the ratio between two widths does).
-  /// 0: all windows for every format.
-  int ratio_windows = 6;
+  /// Windows on which the anchor format is measured; 0: all.
+  int anchor_windows = 0;
+
+  /// Windows on which the other formats are. Their divergence is scaled by the anchor's
+  /// on its windows over the anchor's on these (a ratio estimate: windows differ far
+  /// more than the ratio between two widths does). 0: as the anchor.
+  int ratio_windows = 0;
 
   /// Layers that are known from an interrupted run, by name.
   std::unordered_map<std::string, LayerSensitivity> known;
@@ -34,8 +36,8 @@ struct MeasureOptions {
 ///
 /// Requires  a meter at its start, the model's weights being the reference's.
 /// Throws    Interrupted; std::invalid_argument for weights that are not finite.
-/// Cost      for L layers and F formats about L (1 + (F - 1) / 4) / 2 forward calls over
-///           the calibration.
+/// Cost      for L layers and F formats about L / 2 forward calls over the anchor's
+///           windows and L (F - 1) / 2 over the others'.
 /// Source    the method of mlx-optiq (docs/decisions/sensitivity.md), without its
 ///           repeated prefixes.
 Sensitivities measure(models::Model& model, DivergenceMeter& meter,

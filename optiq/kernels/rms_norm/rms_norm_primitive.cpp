@@ -14,8 +14,8 @@ class RmsNorm : public FusedPrimitive {
       : FusedPrimitive(fused_stream(), "RmsNorm", std::move(fallback)), eps_(eps) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    const mx::array x = contiguous(inputs[0]);
     if (!donate(inputs[0], outputs[0])) allocate(outputs[0]);
+    const mx::array x = contiguous(inputs[0]);
     RmsNormArgs args{};
     args.x = x.data<float>();
     args.weight = contiguous(inputs[1]).data<float>();
