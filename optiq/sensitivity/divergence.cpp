@@ -47,7 +47,8 @@ mx::array evens_first(const mx::array& x) {
   const int rows = x.shape(0), width = x.shape(1);
   if (rows < 2) return x;
   return mx::concatenate({mx::slice(x, {0, 0}, {rows, width}, {2, 1}),
-                          mx::slice(x, {1, 0}, {rows, width}, {2, 1})});
+                          mx::slice(x, {1, 0}, {rows, width}, {2, 1})},
+                         0);
 }
 
 }  // namespace
