@@ -86,23 +86,24 @@ void few(const MatrixView& w, const InputRows& rows, int m0, int n_begin, int n_
 template <class Row>
 void few_of_any_m(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
                   const Output& out, float* chains) {
-  switch (rows.M) {
-    case 1:
-      return few<Row, 1>(w, rows, 0, n_begin, n_end, out, chains);
-    case 2:
-      return few<Row, 2>(w, rows, 0, n_begin, n_end, out, chains);
-    case 3:
-      few<Row, 2>(w, rows, 0, n_begin, n_end, out, chains);
-      return few<Row, 1>(w, rows, 2, n_begin, n_end, out, chains);
-    case 4:
-      return few<Row, 4>(w, rows, 0, n_begin, n_end, out, chains);
+  // More rows than one pass takes: the second finds W in the cache.
+  for (int n = n_begin; n < n_end; n += kLanes) {
+    const int end = n_end - n < kLanes ? n_end : n + kLanes;
+    const Output part = from_row(out, n - n_begin);
+    int m = 0;
+    for (; m + 4 <= rows.M; m += 4) few<Row, 4>(w, rows, m, n, end, part, chains);
+    if (rows.M & 2) {
+      few<Row, 2>(w, rows, m, n, end, part, chains);
+      m += 2;
+    }
+    if (rows.M & 1) few<Row, 1>(w, rows, m, n, end, part, chains);
   }
 }
 
 }  // namespace
 
 std::int64_t exact_few_scratch(const InputRows& rows) {
-  return 4LL * blocks_of(rows) * kFewRows * kLanes * kExactChains;
+  return 4LL * blocks_of(rows) * 4 * kLanes * kExactChains;
 }
 
 void exact_few(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,

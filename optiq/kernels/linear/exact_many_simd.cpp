@@ -1,9 +1,9 @@
 // y = x W^T for many rows of x, in float32. Bound by multiply-adds.
 //
-// W goes in blocks of kPanelRows rows by 1024 columns to a panel of floats that stays
-// in the second level cache: [chain][column / 16][row of W]. A tile of kTileRows rows
-// of x then runs along one chain of the definition (linear.h) with its sums in
-// registers, and adds them to the totals at the chain's end.
+// W goes in blocks of kPanelRows rows by 1024 columns to a panel of floats in the
+// second level cache: [chain][column / 16][row of W]. One chain of the definition
+// (linear.h) stays in the first level cache while all of x goes by in tiles of
+// kTileRows rows, whose sums are in registers and join the totals at the chain's end.
 // Source: the loop order of Goto and van de Geijn 2008, "Anatomy of high-performance
 // matrix multiplication", with the panel of W innermost.
 #include "optiq/kernels/linear/exact_weights.h"
@@ -57,41 +57,34 @@ void fill_panel(const MatrixView& w, int n0, int valid, std::int64_t begin, int 
   }
 }
 
-// Adds to total the products of kM rows of x with the panel.
+// Adds the sums of one chain for kM rows of x to total.
 template <int kM>
-void multiply_tile(const float* panel, const float* const* x, int columns,
-                   float (*total)[kPanelRows]) {
-  const int steps = columns / kExactChains;
-  for (int chain = 0; chain < kExactChains; ++chain) {
-    Vec sum[kM][kVectors] = {};
-    const float* w = panel + chain * chain_size(columns);
-    const std::int64_t at = (std::int64_t)chain * steps;
-    for (int step = 0; step < steps; ++step) {
-      Vec wv[kVectors];
-      for (int v = 0; v < kVectors; ++v) wv[v] = load(w + v * kLanes);
-      w += kPanelRows;
-      for (int i = 0; i < kM; ++i) {
-        const Vec xv = broadcast(x[i][at + step]);
-        for (int v = 0; v < kVectors; ++v)
-          sum[i][v] = multiply_add(wv[v], xv, sum[i][v]);
-      }
+OPTIQ_INLINE void multiply_tile(const float* w, const float* const* x, int steps,
+                                float (*total)[kPanelRows]) {
+  Vec sum[kM][kVectors] = {};
+  for (int step = 0; step < steps; ++step) {
+    Vec wv[kVectors];
+    for (int v = 0; v < kVectors; ++v) wv[v] = load(w + v * kLanes);
+    w += kPanelRows;
+    for (int i = 0; i < kM; ++i) {
+      const Vec xv = broadcast(x[i][step]);
+      for (int v = 0; v < kVectors; ++v) sum[i][v] = multiply_add(wv[v], xv, sum[i][v]);
     }
-    for (int i = 0; i < kM; ++i)
-      for (int v = 0; v < kVectors; ++v) {
-        float* t = total[i] + v * kLanes;
-        store(t, load(t) + sum[i][v]);
-      }
   }
+  for (int i = 0; i < kM; ++i)
+    for (int v = 0; v < kVectors; ++v) {
+      float* t = total[i] + v * kLanes;
+      store(t, load(t) + sum[i][v]);
+    }
 }
 
 template <int kM>
-OPTIQ_INLINE int multiply_tiles(const float* panel, const InputRows& rows, int m,
-                                std::int64_t begin, int columns,
-                                float (*totals)[kPanelRows]) {
+int multiply_tiles(const float* w, const InputRows& rows, int m, std::int64_t begin,
+                   int steps, float (*totals)[kPanelRows]) {
   for (; m + kM <= rows.M; m += kM) {
     const float* x[kM];
     for (int i = 0; i < kM; ++i) x[i] = rows.values + (m + i) * rows.stride + begin;
-    multiply_tile<kM>(panel, x, columns, totals + m);
+    multiply_tile<kM>(w, x, steps, totals + m);
   }
   return m;
 }
@@ -108,12 +101,17 @@ void many(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
       const int columns =
           (int)(rows.stride - begin < kExactBlock ? rows.stride - begin : kExactBlock);
       fill_panel<Row>(w, n0, valid, begin, columns, panel);
-      int m = multiply_tiles<kTileRows>(panel, rows, 0, begin, columns, totals);
-      if constexpr (kTileRows > 8)
-        m = multiply_tiles<8>(panel, rows, m, begin, columns, totals);
-      m = multiply_tiles<4>(panel, rows, m, begin, columns, totals);
-      m = multiply_tiles<2>(panel, rows, m, begin, columns, totals);
-      multiply_tiles<1>(panel, rows, m, begin, columns, totals);
+      const int steps = columns / kExactChains;
+      for (int chain = 0; chain < kExactChains; ++chain) {
+        const float* part = panel + chain * chain_size(columns);
+        const std::int64_t from = begin + chain * steps;
+        int m = multiply_tiles<kTileRows>(part, rows, 0, from, steps, totals);
+        if constexpr (kTileRows > 8)
+          m = multiply_tiles<8>(part, rows, m, from, steps, totals);
+        m = multiply_tiles<4>(part, rows, m, from, steps, totals);
+        m = multiply_tiles<2>(part, rows, m, from, steps, totals);
+        multiply_tiles<1>(part, rows, m, from, steps, totals);
+      }
     }
     for (int m = 0; m < rows.M; ++m)
       store_sums<kPanelRows>(totals[m], m, n0 - n_begin, valid, out);

@@ -38,7 +38,7 @@ struct CodedRow {
   const std::uint8_t* codes;
   const char *scales, *biases;
   FloatType type;
-  int group_size, groups;
+  int group_shift, groups;
 
   static inline __attribute__((always_inline)) CodedRow of(const MatrixView& w,
                                                            std::int64_t n) {
@@ -47,7 +47,7 @@ struct CodedRow {
             (const char*)w.scales + at,
             (const char*)w.biases + at,
             w.type,
-            w.spec.group_size,
+            __builtin_ctz((unsigned)w.spec.group_size),
             w.groups()};
   }
 
@@ -71,7 +71,7 @@ struct CodedRow {
       Vec q;
       for (int j = 0; j < kLanes; ++j) q[j] = p[j];
 #endif
-      std::int64_t g = (k + 32 * block) / group_size;
+      std::int64_t g = (k + 32 * block) >> group_shift;
       if (g >= groups) g = groups - 1;
       out[i] = multiply_add(q, broadcast(float_at(scales, g, type)),
                             broadcast(float_at(biases, g, type)));

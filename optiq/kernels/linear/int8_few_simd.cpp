@@ -312,16 +312,18 @@ void few(const MatrixView& w, const InputRows& rows, int first, int n_begin, int
 template <int kBits, int kGroup>
 void few_of_any_m(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
                   const Output& out) {
-  switch (rows.M) {
-    case 1:
-      return few<kBits, kGroup, 1>(w, rows, 0, n_begin, n_end, out);
-    case 2:
-      return few<kBits, kGroup, 2>(w, rows, 0, n_begin, n_end, out);
-    case 3:
-      few<kBits, kGroup, 2>(w, rows, 0, n_begin, n_end, out);
-      return few<kBits, kGroup, 1>(w, rows, 2, n_begin, n_end, out);
-    case 4:
-      return few<kBits, kGroup, 4>(w, rows, 0, n_begin, n_end, out);
+  // More rows than one pass takes: the second finds W in the cache.
+  constexpr int kPassRows = 32;
+  for (int n = n_begin; n < n_end; n += kPassRows) {
+    const int end = n_end - n < kPassRows ? n_end : n + kPassRows;
+    const Output part = from_row(out, n - n_begin);
+    int m = 0;
+    for (; m + 4 <= rows.M; m += 4) few<kBits, kGroup, 4>(w, rows, m, n, end, part);
+    if (rows.M & 2) {
+      few<kBits, kGroup, 2>(w, rows, m, n, end, part);
+      m += 2;
+    }
+    if (rows.M & 1) few<kBits, kGroup, 1>(w, rows, m, n, end, part);
   }
 }
 

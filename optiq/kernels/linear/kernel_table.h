@@ -19,7 +19,7 @@ inline constexpr int kExactChains = 16;
 inline constexpr int kExactBlock = 1024;
 
 /// The most rows of x that the kernels for few rows take.
-inline constexpr int kFewRows = 4;
+inline constexpr int kFewRows = 8;
 
 /// M rows of x, put into the form and order that the kernels of one format read.
 struct InputRows {

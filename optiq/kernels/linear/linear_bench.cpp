@@ -116,6 +116,7 @@ struct Copies {
     first.K = K;
     first.type = FloatType::kBF16;
     first.spec = {QuantMode::kAffine, bits, 64};
+    first.scales = memory.data();  // makes it a quantized one
     std::mt19937_64 random(1);
     auto* words = reinterpret_cast<std::uint64_t*>(memory.data());
     const std::size_t code_words = static_cast<std::size_t>(N * first.row_bytes()) / 8;

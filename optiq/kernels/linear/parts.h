@@ -22,6 +22,11 @@ std::int64_t exact_many_scratch(const InputRows& rows);
 void silu_product(const float* g, const float* u, float* y, std::int64_t n);
 void dequantize_row(const MatrixView& w, std::int64_t n, float* y);
 
+/// Where int8_many has group g: chain after chain.
+OPTIQ_INLINE int chain_position(int g, int groups) {
+  return g % kChains * (groups / kChains) + g / kChains;
+}
+
 /// One value of any type.
 OPTIQ_INLINE float float_at(const void* from, std::int64_t i, FloatType type) {
   if (type == FloatType::kF32) {
@@ -51,6 +56,12 @@ OPTIQ_INLINE Vec load_any(const void* from, std::int64_t i, FloatType type) {
   if (type == FloatType::kF32) return load((const float*)from + i);
   const std::uint16_t* half = (const std::uint16_t*)from + i;
   return type == FloatType::kF16 ? load_f16(half) : load_bf16(half);
+}
+
+/// The output of rows from n on.
+OPTIQ_INLINE Output from_row(const Output& out, std::int64_t n) {
+  return {out.y + n, out.stride, out.bias ? out.bias + n : nullptr,
+          out.residual ? out.residual + n : nullptr};
 }
 
 /// Stores sums of `valid` of the kN columns from `at` on, with bias and residual, for

@@ -63,21 +63,22 @@ void round_row(const float* x, const InputRows& rows, int m) {
     const bool finite = largest < 0x7f800000;
     const bool zero = !finite || largest_value < kSmallestStep;
     const float inverse = zero ? 0 : 127 / largest_value;
+    const int place = rows.few ? g : chain_position(g, rows.groups);
     std::int32_t sum = 0;
     for (int b = 0; b < blocks; ++b) {
       Block q{};
       if (!zero) sum += round_block(v + 32 * b, inverse, q);
       const Block put = __builtin_shuffle(q, order.index);
-      const int block = g * blocks + b;
+      const int block = place * blocks + b;
       std::int8_t* to =
           codes + (std::int64_t)(block / lanes) * 32 * lanes + block % lanes * 16;
       __builtin_memcpy(to, &put, 16);
       __builtin_memcpy(to + 16 * lanes, (const char*)&put + 16, 16);
     }
     const float step = !finite ? __builtin_nanf("") : zero ? 0 : largest_value / 127;
-    rows.steps[at + g] = step;
-    rows.whole_sums[at + g] = sum;
-    rows.sums[at + g] = step * (float)sum;
+    rows.steps[at + place] = step;
+    rows.whole_sums[at + place] = sum;
+    rows.sums[at + place] = step * (float)sum;
   }
 }
 
