@@ -19,6 +19,8 @@ struct Flags {
   std::string method = "optiq";
   std::string reference = "auto";
   std::string protection = "auto";
+  std::string rounding = "search";
+  std::string sensitivity;
   bool no_refine = false;
 };
 
@@ -127,10 +129,14 @@ void run_convert(Flags flags, Context& context) {
                                   {{"auto", convert::Protection::kAuto},
                                    {"on", convert::Protection::kOn},
                                    {"off", convert::Protection::kOff}});
+  options.rounding = choice<quantize::Search>(
+      "--rounding", flags.rounding,
+      {{"search", quantize::Search::kSearch}, {"mlx", quantize::Search::kMlx}});
+  if (!flags.sensitivity.empty()) options.sensitivity_file = flags.sensitivity;
   if (!flags.target_size.empty())
     options.target_size = static_cast<std::int64_t>(parse_bytes(flags.target_size));
   options.refine = !flags.no_refine;
-  options.seed = context.seed;
+  if (context.seed != 0) options.seed = context.seed;
   options.model_name = flags.options.model_name;
   options.model = find_model(options.model_name);
   options.output =
@@ -196,6 +202,12 @@ Run add_convert(CLI::App& app) {
   app.add_option("--calibration-length", o.calibration_length, "Tokens of a window")
       ->capture_default_str()
       ->check(CLI::Range(8, 1 << 20));
+  app.add_option("--rounding", flags->rounding,
+                 "How codes are chosen: search (never worse), or as mlx does")
+      ->capture_default_str();
+  app.add_option("--sensitivity", flags->sensitivity,
+                 "An earlier run's optiq/sensitivity.json, instead of measuring")
+      ->type_name("FILE");
   app.add_flag("--tie-fused", o.tie_fused,
                "One width for q, k, v, and one for gate and up");
   app.add_flag("--no-refine", flags->no_refine,

@@ -106,6 +106,19 @@ std::vector<Contender> contenders(const Options& options, Session& session,
   return all;
 }
 
+// The widest candidate within the budget, for all matrices.
+Contender uniform_within(const std::vector<QuantSpec>& formats,
+                         const PlanBudget& budget, const Session& session,
+                         const std::vector<Matrix>& matrices) {
+  for (auto spec = formats.rbegin(); spec != formats.rend(); ++spec) {
+    Plan plan = uniform_plan(matrices, *spec);
+    if (budget.allows(session.source(), matrices, plan))
+      return {"uniform " + describe(*spec), std::move(plan), 0};
+  }
+  throw std::invalid_argument(
+      "--target-bpw, --target-size: no candidate width is within the budget");
+}
+
 }  // namespace
 
 Result convert(const Options& options) {
@@ -140,9 +153,12 @@ Result convert(const Options& options) {
 
   Sensitivities sensitivities;
   SavedLayers saved(options.output, session.identity(formats));
-  if (options.method == Method::kOptiq) {
+  if (options.method == Method::kOptiq && options.sensitivity_file) {
+    sensitivities = read_sensitivities(*options.sensitivity_file, matrices, formats);
+  } else if (options.method == Method::kOptiq) {
     sensitivity::MeasureOptions measure;
     measure.formats = formats;
+    measure.search = options.rounding;
     measure.anchor_windows = anchor_windows(meter->n_windows());
     measure.ratio_windows = ratio_windows(meter->n_windows());
     if (options.resume) measure.known = saved.load();
@@ -161,11 +177,7 @@ Result convert(const Options& options) {
   // The choice.
   Contender chosen;
   if (options.method == Method::kUniform) {
-    const auto uniform = uniform_contenders(session.source(), matrices, budget,
-                                            options.mode, options.candidate_bits);
-    if (uniform.empty())
-      throw std::invalid_argument("--target-bpw: no candidate width is within it");
-    chosen = uniform.front();
+    chosen = uniform_within(formats, budget, session, matrices);
   } else {
     const auto all = contenders(options, session, matrices, sensitivities, budget);
     progress("joint verification", 0, 1);
@@ -180,7 +192,7 @@ Result convert(const Options& options) {
   set_allocation(result, session.source(), matrices, chosen.plan, sensitivities);
 
   if (held_out) {
-    encoder.apply(chosen.plan);
+    encoder.apply(chosen.plan, options.rounding);
     held_out->restart();
     const Divergence d = held_out->measure({.with_p99 = true});
     result.kl_mean = d.mean;
@@ -198,8 +210,8 @@ Result convert(const Options& options) {
   if (options.method == Method::kOptiq)
     sidecars.sensitivity =
         to_json(sensitivities, options.model_name, options.group_size);
-  result.bytes = write_model(session.source(), encoder, chosen.plan,
-                             quantize::Search::kSearch, sidecars, options.output);
+  result.bytes = write_model(session.source(), encoder, chosen.plan, options.rounding,
+                             sidecars, options.output);
   saved.remove();
   progress("writing", 1, 1);
 

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "optiq/quantize/encoded_tensor.h"
 #include "optiq/sensitivity/sensitivity.h"
 
 namespace optiq::convert {
@@ -44,6 +45,11 @@ struct Options {
   int calibration_length = 512;         // tokens of a window
   std::uint64_t seed = 42;              // of the choice of windows
 
+  /// Sensitivities of an earlier run, its optiq/sensitivity.json, instead of measuring:
+  /// for another budget.
+  std::optional<std::filesystem::path> sensitivity_file;
+
+  quantize::Search rounding = quantize::Search::kSearch;
   bool tie_fused = false;  // one width for q, k, v and one for gate, up
   bool refine = true;      // measure again around the chosen allocation
   bool skip_baselines = false;

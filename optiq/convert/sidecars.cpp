@@ -1,15 +1,23 @@
 #include "optiq/convert/sidecars.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "optiq/base/error.h"
 #include "optiq/base/file.h"
+#include "optiq/checkpoint/json_file.h"
+#include "optiq/quantize/linear_weight.h"
 
 namespace optiq::convert {
 
 using nlohmann::json;
 using sensitivity::FormatCost;
 using sensitivity::LayerSensitivity;
+
+namespace {
+constexpr std::size_t kFileLimit = std::size_t{1} << 28;
+}  // namespace
 
 json to_json(const LayerSensitivity& layer) {
   json sensitivities = json::object(), formats = json::array();
@@ -64,6 +72,42 @@ json to_json(const sensitivity::Sensitivities& sensitivities,
           {"layers", layers}};
 }
 
+sensitivity::Sensitivities read_sensitivities(const std::filesystem::path& file,
+                                              const std::vector<Matrix>& matrices,
+                                              const std::vector<QuantSpec>& formats) {
+  const json content = checkpoint::read_json_object(file, kFileLimit);
+  std::unordered_map<std::string, LayerSensitivity> layers;
+  sensitivity::Sensitivities result{"optiq", {}, {}, 0};
+  try {
+    for (const json& value : content.at("layers")) {
+      LayerSensitivity layer = layer_from_json(value);
+      std::string name = layer.name;
+      layers.emplace(std::move(name), std::move(layer));
+    }
+    result.tokens = content.at("calibration_tokens");
+  } catch (const json::exception&) {
+    throw CheckpointError(file.string() + ": expected an optiq/sensitivity.json");
+  }
+  for (const Matrix& matrix : matrices) {
+    const auto found = layers.find(matrix.path);
+    if (found == layers.end())
+      throw CheckpointError(fmt::format("{}: expected layer {}, it is missing",
+                                        file.string(), matrix.path));
+    LayerSensitivity layer = found->second;
+    std::erase_if(layer.formats, [&](const FormatCost& cost) {
+      return std::ranges::find(formats, cost.spec) == formats.end();
+    });
+    for (const QuantSpec& spec : formats)
+      if (quantize::fits(spec, static_cast<int>(matrix.K)) &&
+          std::ranges::find(layer.formats, spec, &FormatCost::spec) ==
+              layer.formats.end())
+        throw CheckpointError(fmt::format("{}: layer {} was not measured at {}",
+                                          file.string(), matrix.path, describe(spec)));
+    result.layers.push_back(std::move(layer));
+  }
+  return result;
+}
+
 json metadata_json(const Options& options, const Result& result) {
   const char* method = options.method == Method::kOptiq    ? "optiq_mixed_precision"
                        : options.method == Method::kStatic ? "static_mixed_precision"
@@ -113,8 +157,7 @@ SavedLayers::SavedLayers(std::filesystem::path output, json identity)
 std::unordered_map<std::string, LayerSensitivity> SavedLayers::load() const {
   std::unordered_map<std::string, LayerSensitivity> layers;
   if (!std::filesystem::exists(path_)) return layers;
-  const json saved =
-      json::parse(read_file(path_, std::size_t{1} << 28), nullptr, false);
+  const json saved = json::parse(read_file(path_, kFileLimit), nullptr, false);
   try {
     if (saved.at("identity") != content_.at("identity")) return layers;
     for (const json& value : saved.at("layers")) {

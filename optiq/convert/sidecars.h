@@ -20,6 +20,13 @@ nlohmann::json to_json(const sensitivity::Sensitivities& sensitivities,
 nlohmann::json to_json(const sensitivity::LayerSensitivity& layer);
 sensitivity::LayerSensitivity layer_from_json(const nlohmann::json& json);
 
+/// The measured layers of an earlier run's optiq/sensitivity.json.
+///
+/// Throws    CheckpointError if a layer or a format of the model is not in it.
+sensitivity::Sensitivities read_sensitivities(const std::filesystem::path& file,
+                                              const std::vector<Matrix>& matrices,
+                                              const std::vector<QuantSpec>& formats);
+
 /// optiq/metadata.json: how each layer was decided.
 nlohmann::json metadata_json(const Options& options, const Result& result);
 
