@@ -162,6 +162,13 @@ Result convert(const Options& options) {
     measure.anchor_windows = anchor_windows(meter->n_windows());
     measure.ratio_windows = ratio_windows(meter->n_windows());
     if (options.resume) measure.known = saved.load();
+    if (session.reference() == sensitivity::Reference::kUniform4Bit) {
+      encoder.apply(uniform_plan(matrices, {QuantMode::kAffine, 4, 64}),
+                    quantize::Search::kMlx);
+      measure.own_weights = [&](const std::string& path) {
+        return encoder.original(path);
+      };
+    }
     measure.on_layer = [&](const auto& layer, std::size_t done, std::size_t total) {
       saved.add(layer);
       progress("sensitivity", static_cast<std::int64_t>(done),
@@ -169,6 +176,7 @@ Result convert(const Options& options) {
     };
     sensitivities =
         sensitivity::measure(session.model(), *meter, encoder.statistics(), measure);
+    encoder.restore();
   } else {
     sensitivities = session.static_sensitivities(formats);
   }

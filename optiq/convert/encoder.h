@@ -28,6 +28,11 @@ class Encoder {
   kernels::LinearWeight encoded(const std::string& path, const QuantSpec& spec,
                                 quantize::Search search);
 
+  /// The matrix as it is in the source.
+  const kernels::LinearWeight& original(const std::string& path) const {
+    return originals_.at(path);
+  }
+
   /// Gives every matrix of the model its format of the plan.
   void apply(const Plan& plan, quantize::Search search = quantize::Search::kSearch);
 

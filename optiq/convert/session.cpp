@@ -5,6 +5,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "optiq/base/memory.h"
 #include "optiq/checkpoint/quantization_config.h"
 #include "optiq/convert/mlx_form.h"
 #include "optiq/models/registry.h"
@@ -70,6 +71,17 @@ sensitivity::Calibration draw_calibration(const Options& options) {
   return sensitivity::make_calibration(samples, calibration, tokenize);
 }
 
+// The rule of mlx-optiq: the model's own weights where they take at most 70 % of the
+// memory that is free.
+sensitivity::Reference choose_reference(ReferenceChoice choice,
+                                        std::uint64_t weight_bytes) {
+  const auto free = static_cast<double>(available_memory_bytes());
+  const bool fits = static_cast<double>(weight_bytes) <= 0.7 * free;
+  return choice == ReferenceChoice::kBf16 || (choice == ReferenceChoice::kAuto && fits)
+             ? sensitivity::Reference::kBf16
+             : sensitivity::Reference::kUniform4Bit;
+}
+
 }  // namespace
 
 Session::Session(const Options& options)
@@ -81,6 +93,7 @@ Session::Session(const Options& options)
     params_ += n;
   }
   model_ = models::load(source_);
+  reference_ = choose_reference(options.reference, source_.tensor_bytes());
 }
 
 sensitivity::Sensitivities Session::static_sensitivities(

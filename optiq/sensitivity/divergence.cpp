@@ -51,6 +51,12 @@ mx::array evens_first(const mx::array& x) {
                          0);
 }
 
+// Rows 2 begin + parity, 2 (begin + 1) + parity, ..., 2 (end - 1) + parity.
+mx::array cut(const mx::array& x, int begin, int end, int parity) {
+  return mx::slice(x, {2 * begin + parity, 0}, {2 * (end - 1) + parity + 1, x.shape(1)},
+                   {2, 1});
+}
+
 }  // namespace
 
 double Divergence::standard_error() const {
@@ -100,35 +106,37 @@ models::Batch DivergenceMeter::batch(const Group& group) const {
 
 void DivergenceMeter::run_reference(InputStatistics* statistics) {
   reference_head_ = model_.reference_head();
-  const auto vocab = static_cast<std::size_t>(model_.config().vocab_size);
-  const bool hold = static_cast<std::uint64_t>(n_tokens()) * vocab * sizeof(float) <=
-                    static_cast<std::uint64_t>(options_.reference_bytes);
   SquareSums sums;
-  if (statistics)
+  if (statistics) {
+    statistics->tokens += n_tokens();
     model_.observe_inputs([&](const models::LinearModule& module, const mx::array& x) {
       sums.add(module.path, x);
     });
+  }
   for (const Group& group : groups_) {
-    throw_if_interrupted();
-    const models::Batch rows = batch(group);
-    mx::array x = model_.embed(ids_array(group.ids));
-    for (int i = 0; i < model_.n_layers(); ++i) {
-      x = model_.layer(i, x, rows);
+    reference_hidden_.push_back(model_.embed(ids_array(group.ids)));
+    mx::eval(reference_hidden_.back());
+  }
+  for (int i = 0; i < model_.n_layers(); ++i)
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+      throw_if_interrupted();
+      mx::array& x = reference_hidden_[g];
+      x = model_.layer(i, x, batch(groups_[g]));
       mx::eval(x);
       if (statistics) sums.collect(*statistics);
     }
-    reference_hidden_.push_back(x);
+  const auto vocab = static_cast<std::size_t>(model_.config().vocab_size);
+  const bool hold = static_cast<std::uint64_t>(n_tokens()) * vocab * sizeof(float) <=
+                    static_cast<std::uint64_t>(options_.reference_bytes);
+  for (const mx::array& x : reference_hidden_) {
+    if (!hold && !statistics) break;
     mx::array logits = model_.head(evens_first(x), kExact);
-    if (statistics) {
-      sums.collect(*statistics);
-      statistics->tokens += static_cast<std::int64_t>(group.ids.size());
-    }
+    if (statistics) sums.collect(*statistics);
     if (!hold) continue;
     mx::eval(logits);
     reference_logits_.emplace_back(logits.data<float>(),
                                    logits.data<float>() + logits.size());
   }
-  if (!hold) reference_logits_.clear();
   if (statistics) model_.observe_inputs(nullptr);
   restart();
 }
@@ -136,6 +144,7 @@ void DivergenceMeter::run_reference(InputStatistics* statistics) {
 void DivergenceMeter::restart() {
   stage_ = models::LinearModule::kEmbedding;
   inputs_.clear();
+  rebased_logits_.clear();
 }
 
 void DivergenceMeter::advance_to(int layer) {
@@ -155,23 +164,15 @@ void DivergenceMeter::advance_to(int layer) {
     }
 }
 
-mx::array DivergenceMeter::input(const Group& group, std::size_t index) const {
-  if (stage_ == models::LinearModule::kEmbedding)
-    return model_.embed(ids_array(group.ids));
-  return inputs_[index];
-}
-
-Divergence DivergenceMeter::measure(const Extent& extent) {
+void DivergenceMeter::for_each_rows(
+    const Extent& extent,
+    const std::function<void(const Rows&, std::span<const int>)>& f) {
   const int n_windows = extent.n_windows > 0
                             ? std::min(extent.n_windows, this->n_windows())
                             : this->n_windows();
-  const int vocab = model_.config().vocab_size;
   const int head_rows = std::max<int>(
-      1,
-      static_cast<int>(kLogitBytes / sizeof(float) / static_cast<std::size_t>(vocab)));
-  std::vector<double> kl;         // of each measured token
-  std::vector<int> window_of_kl;  // and its window
-  std::vector<std::uint8_t> same;
+      1, static_cast<int>(kLogitBytes / sizeof(float) /
+                          static_cast<std::size_t>(model_.config().vocab_size)));
   for (std::size_t g = 0; g < groups_.size(); ++g) {
     const Group& group = groups_[g];
     if (group.first_window >= n_windows) break;
@@ -191,49 +192,72 @@ Divergence DivergenceMeter::measure(const Extent& extent) {
     const int all_rows = static_cast<int>(group.ids.size());
     part.ids.assign(group.ids.begin(), group.ids.begin() + rows);
     const models::Batch call = batch(part);
-    mx::array x = input(part, g);
+    mx::array x = stage_ == models::LinearModule::kEmbedding
+                      ? model_.embed(ids_array(part.ids))
+                      : inputs_[g];
     if (x.shape(0) > rows) x = mx::slice(x, {0, 0}, {rows, x.shape(1)});
     for (int i = std::max(stage_, 0); i < model_.n_layers(); ++i)
       x = model_.layer(i, x, call);
     mx::eval(x);
-
     for (int parity = 0; parity < (extent.every_second_token ? 1 : 2); ++parity) {
       const int n = (rows - parity + 1) / 2;
       // Where these rows lie among the reference's, which come evens first.
       const int reference_begin = parity == 0 ? 0 : (all_rows + 1) / 2;
       for (int begin = 0; begin < n; begin += head_rows) {
         const int end = std::min(n, begin + head_rows);
-        const auto cut = [&](const mx::array& all) {
-          return mx::slice(all, {2 * begin + parity, 0},
-                           {2 * (end - 1) + parity + 1, all.shape(1)}, {2, 1});
-        };
-        mx::array logits = model_.head(cut(x), kExact);
+        mx::array logits = model_.head(cut(x, begin, end, parity), kExact);
         mx::eval(logits);
-        const float* reference = nullptr;
-        std::optional<mx::array> computed;
-        if (!reference_logits_.empty()) {
-          reference = reference_logits_[g].data() +
-                      static_cast<std::size_t>(reference_begin + begin) *
-                          static_cast<std::size_t>(vocab);
-        } else {
-          computed = reference_head_(cut(reference_hidden_[g]));
-          mx::eval(*computed);
-          reference = computed->data<float>();
-        }
-        const std::size_t done = kl.size();
-        kl.resize(done + static_cast<std::size_t>(end - begin));
-        same.resize(kl.size());
-        kernels::kl_divergence(reference, logits.data<float>(), end - begin, vocab,
-                               kl.data() + done, same.data() + done);
+        std::vector<int> windows;
         for (int i = begin; i < end; ++i)
-          window_of_kl.push_back(
-              window_of_row[static_cast<std::size_t>(2 * i + parity)]);
+          windows.push_back(window_of_row[static_cast<std::size_t>(2 * i + parity)]);
+        f({g, reference_begin + begin, x, logits, begin, end, parity}, windows);
       }
     }
   }
+}
+
+void DivergenceMeter::rebase(const Extent& extent) {
+  const auto vocab = static_cast<std::size_t>(model_.config().vocab_size);
+  rebased_logits_.assign(groups_.size(), {});
+  for_each_rows(extent, [&](const Rows& rows, std::span<const int>) {
+    auto& held = rebased_logits_[rows.group];
+    held.resize(groups_[rows.group].ids.size() * vocab);
+    std::copy_n(rows.logits.data<float>(), rows.logits.size(),
+                held.data() + static_cast<std::size_t>(rows.reference_begin) * vocab);
+  });
+}
+
+Divergence DivergenceMeter::measure(const Extent& extent) {
+  const int vocab = model_.config().vocab_size;
+  std::vector<double> kl;         // of each measured token
+  std::vector<int> window_of_kl;  // and its window
+  std::vector<std::uint8_t> same;
+  for_each_rows(extent, [&](const Rows& rows, std::span<const int> windows) {
+    const float* reference = nullptr;
+    std::optional<mx::array> computed;
+    const Logits& held = rebased_logits_.empty() ? reference_logits_ : rebased_logits_;
+    if (!held.empty()) {
+      reference =
+          held[rows.group].data() + static_cast<std::size_t>(rows.reference_begin) *
+                                        static_cast<std::size_t>(vocab);
+    } else {
+      computed = reference_head_(
+          cut(reference_hidden_[rows.group], rows.begin, rows.end, rows.parity));
+      mx::eval(*computed);
+      reference = computed->data<float>();
+    }
+    const std::size_t done = kl.size();
+    kl.resize(done + windows.size());
+    same.resize(kl.size());
+    kernels::kl_divergence(reference, rows.logits.data<float>(),
+                           static_cast<std::int64_t>(windows.size()), vocab,
+                           kl.data() + done, same.data() + done);
+    window_of_kl.insert(window_of_kl.end(), windows.begin(), windows.end());
+  });
 
   Divergence result;
-  std::vector<double> sums(static_cast<std::size_t>(n_windows)), counts(sums.size());
+  const auto n_windows = static_cast<std::size_t>(window_of_kl.back() + 1);
+  std::vector<double> sums(n_windows), counts(n_windows);
   for (std::size_t i = 0; i < kl.size(); ++i) {
     sums[static_cast<std::size_t>(window_of_kl[i])] += kl[i];
     counts[static_cast<std::size_t>(window_of_kl[i])] += 1;

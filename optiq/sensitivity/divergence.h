@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -54,7 +55,8 @@ struct Extent {
 /// Threads   one.
 class DivergenceMeter {
  public:
-  /// Runs the reference: the model as it is now. `statistics`, if given, is filled.
+  /// Runs the reference: the model as it is now, layer by layer over all windows, so
+  /// that weights mapped from a file are read once. `statistics`, if given, is filled.
   DivergenceMeter(models::Model& model, std::vector<std::vector<int>> windows,
                   const DivergenceOptions& options,
                   InputStatistics* statistics = nullptr);
@@ -69,6 +71,11 @@ class DivergenceMeter {
   /// that the model has now. Only forward; -1 is before the embedding.
   void advance_to(int layer);
 
+  /// Takes the model as it is now, from the current stage on, for the reference of the
+  /// measurements that follow, until restart(): layers before the stage stay out of the
+  /// comparison. Covers the extent's windows.
+  void rebase(const Extent& extent);
+
   /// The divergence with the weights that the model has now, from the current stage on.
   Divergence measure(const Extent& extent = {});
 
@@ -78,9 +85,21 @@ class DivergenceMeter {
     std::vector<int> ids;
     int first_window;
   };
-  mx::array input(const Group& group, std::size_t index) const;
+  using Logits = std::vector<std::vector<float>>;  // one a group, rows of even number
+                                                   // first
+  // Some rows of one group's logits: the model's, and where they lie in the
+  // reference's.
+  struct Rows {
+    std::size_t group;
+    int reference_begin;
+    const mx::array& x;       // hidden rows of the model
+    const mx::array& logits;  // evaluated
+    int begin, end, parity;   // x's rows 2 begin + parity, ..., 2 (end - 1) + parity
+  };
   models::Batch batch(const Group& group) const;
   void run_reference(InputStatistics* statistics);
+  void for_each_rows(const Extent& extent,
+                     const std::function<void(const Rows&, std::span<const int>)>& f);
 
   models::Model& model_;
   std::vector<std::vector<int>> windows_;
@@ -89,8 +108,8 @@ class DivergenceMeter {
   int stage_ = -1;
   std::vector<mx::array> inputs_;            // of layer stage_, one a group
   std::vector<mx::array> reference_hidden_;  // after the last layer, one a group
-  std::vector<std::vector<float>> reference_logits_;  // one a group, rows of even
-                                                      // number first; empty: not held
+  Logits reference_logits_;                  // empty: not held
+  Logits rebased_logits_;                    // after rebase()
   std::function<mx::array(const mx::array&)> reference_head_;
 };
 

@@ -26,7 +26,9 @@ double squared_norm(const std::vector<float>& w, const std::vector<float>& impor
 LayerSensitivity measure_layer(models::LinearModule& module, DivergenceMeter& meter,
                                const InputStatistics& statistics,
                                const MeasureOptions& options) {
-  const kernels::LinearWeight original = module.weight;
+  const kernels::LinearWeight in_place = module.weight;
+  const kernels::LinearWeight original =
+      options.own_weights ? options.own_weights(module.path) : in_place;
   const int N = original.output_dim(), K = original.input_dim();
   const std::vector<float> importance = statistics.mean_squares(module.path);
   const double norm =
@@ -39,8 +41,8 @@ LayerSensitivity measure_layer(models::LinearModule& module, DivergenceMeter& me
         quantize::encode(original, spec, importance, options.search);
     cost = {spec, tensor.bytes(), 0, 0, tensor.error / norm};
     module.weight = quantize::as_linear_weight(std::move(tensor), original.bias);
-    Divergence d = meter.measure({windows, /*every_second_token=*/true});
-    module.weight = original;
+    const Divergence d = meter.measure({windows, /*every_second_token=*/true});
+    module.weight = in_place;
     return d;
   };
 
@@ -48,6 +50,11 @@ LayerSensitivity measure_layer(models::LinearModule& module, DivergenceMeter& me
   for (const QuantSpec& spec : options.formats)
     if (quantize::fits(spec, K)) formats.push_back(spec);
   if (formats.empty()) return layer;
+  if (options.own_weights) {
+    module.weight = original;
+    meter.rebase({options.anchor_windows, /*every_second_token=*/true});
+    module.weight = in_place;
+  }
   const std::size_t anchor = anchor_format(formats);
   FormatCost cost;
   const Divergence whole = diverge(formats[anchor], options.anchor_windows, cost);

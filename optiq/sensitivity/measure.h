@@ -23,6 +23,11 @@ struct MeasureOptions {
   /// more than the ratio between two widths does). 0: as the anchor.
   int ratio_windows = 0;
 
+  /// Where the model does not have its own weights but those of a reference that fits
+  /// memory: a layer's own weights by path. Each layer is then measured against the
+  /// model with that layer's own weights, all others being the reference's.
+  std::function<kernels::LinearWeight(const std::string& path)> own_weights;
+
   /// Layers that are known from an interrupted run, by name.
   std::unordered_map<std::string, LayerSensitivity> known;
 

@@ -26,8 +26,9 @@ struct LayerSensitivity {
 
 /// What the reference was.
 ///   kBf16        the checkpoint's own weights
-///   kUniform4Bit the model at 4 bits, for one that does not fit memory; `kl` is then
-///                the distance that is left to the layer's own weights
+///   kUniform4Bit the model at 4 bits with the one layer's own weights, for a model
+///   that
+///                does not fit memory
 enum class Reference { kBf16, kUniform4Bit };
 const char* name(Reference reference);
 

@@ -1,0 +1,206 @@
+// The walk, on the demo model with a tiny calibration: measured, chosen, written, read.
+#include "optiq/convert/convert.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "mlx/ops.h"
+#include "optiq/base/error.h"
+#include "optiq/base/file.h"
+#include "optiq/convert/inspect.h"
+#include "optiq/convert/sidecars.h"
+#include "optiq/models/registry.h"
+
+namespace optiq::convert {
+namespace {
+
+namespace fs = std::filesystem;
+namespace mx = mlx::core;
+using nlohmann::json;
+
+const fs::path kDemo = fs::path(OPTIQ_SOURCE_DIR) / "models/demo";
+
+class Convert : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    work_ = fs::temp_directory_path() /
+            ("optiq-convert-test-" + std::to_string(::getpid()));
+    fs::create_directories(work_);
+  }
+  void TearDown() override { fs::remove_all(work_); }
+
+  Options options(const std::string& name) const {
+    Options o;
+    o.model = kDemo;
+    o.model_name = "demo";
+    o.output = work_ / name;
+    o.candidate_bits = {4, 8};
+    o.n_calibration = 2;
+    o.calibration_length = 32;
+    o.skip_baselines = true;
+    return o;
+  }
+
+  static json read_json(const fs::path& file) {
+    return json::parse(read_file(file, 1 << 24));
+  }
+
+  fs::path work_;
+};
+
+// Logits of a few tokens, in float32.
+mx::array logits_of(const fs::path& directory) {
+  const auto model = models::load(directory);
+  const auto exact = kernels::Activation::kExact;
+  const mx::array ids({5, 77, 1234, 8000, 42});
+  return model->head(model->hidden(ids, models::uncached_batch({5}, exact)), exact);
+}
+
+TEST_F(Convert, TheMeasuredModelIsWithinItsBudgetAndReadsBackAsPlanned) {
+  const Result result = convert(options("mixed"));
+  std::int64_t largest = 0, params = 0;
+  for (const LayerResult& layer : result.layers) {
+    largest = std::max(largest, layer.params);
+    params += layer.params;
+  }
+  EXPECT_LE(result.bpw, 4.5);
+  EXPECT_GT(result.bpw,
+            4.5 - 4.0 * static_cast<double>(largest) / static_cast<double>(params));
+
+  const Inspection inspection = inspect(work_ / "mixed");
+  EXPECT_NEAR(inspection.bpw, result.bpw, 1e-9);
+  EXPECT_EQ(inspection.bytes, result.bytes);
+  EXPECT_EQ(inspection.params, result.params);
+  ASSERT_EQ(inspection.layers.size(), result.layers.size());
+  for (const InspectedLayer& layer : inspection.layers)
+    EXPECT_TRUE(layer.sensitivity.has_value()) << layer.name;
+
+  // Close to the original: what is written computes what was measured.
+  const mx::array difference = logits_of(work_ / "mixed") - logits_of(kDemo);
+  EXPECT_LT(mx::mean(mx::abs(difference)).item<float>(), 1.0f);
+}
+
+TEST_F(Convert, WritesWhatMlxLmLoads) {
+  Options o = options("mixed");
+  o.method = Method::kStatic;
+  convert(o);
+  const json config = read_json(o.output / "config.json");
+  EXPECT_EQ(config.at("model_type"), "qwen3_5");
+  EXPECT_EQ(config.at("text_config").at("model_type"), "qwen3_5_text");
+  EXPECT_EQ(config.at("quantization"), config.at("quantization_config"));
+  const json index = read_json(o.output / "model.safetensors.index.json");
+  const auto written = checkpoint::Checkpoint::open(o.output);
+  EXPECT_EQ(index.at("weight_map").size(), written.names().size());
+  for (const std::string& name : written.names()) {
+    EXPECT_TRUE(index.at("weight_map").contains(name)) << name;
+    EXPECT_TRUE(name.starts_with("language_model.model.")) << name;
+  }
+  // Sidecars must not look like weights, and the tokenizer comes along.
+  for (const auto& entry : fs::directory_iterator(o.output))
+    if (entry.path().extension() == ".safetensors")
+      EXPECT_TRUE(entry.path().filename().string().starts_with("model"));
+  EXPECT_TRUE(fs::exists(o.output / "tokenizer.json"));
+  EXPECT_TRUE(fs::exists(o.output / "chat_template.jinja"));
+  EXPECT_EQ(read_json(o.output / "optiq/metadata.json").at("method"),
+            "static_mixed_precision");
+}
+
+TEST_F(Convert, ATargetSizeIsNeverExceeded) {
+  for (std::int64_t target : {6'000'000, 6'600'000, 9'999'999}) {
+    Options o = options("sized");
+    o.method = Method::kStatic;
+    o.candidate_bits = {2, 3, 4, 5, 6, 8};
+    o.target_size = target;
+    const Result result = convert(o);
+    EXPECT_LE(result.bytes, target);
+    EXPECT_GT(result.bytes, target - 300'000);
+  }
+}
+
+TEST_F(Convert, TheSearchIsCloserToTheOriginalThanMlxRounding) {
+  double error[2];
+  const mx::array original = logits_of(kDemo);
+  for (const auto search : {quantize::Search::kMlx, quantize::Search::kSearch}) {
+    Options o = options("uniform");
+    o.method = Method::kUniform;
+    o.candidate_bits = {8};
+    o.target_bpw = 8;
+    o.rounding = search;
+    convert(o);
+    error[search == quantize::Search::kSearch] =
+        mx::mean(mx::square(logits_of(o.output) - original)).item<float>();
+  }
+  EXPECT_LT(error[1], error[0]);
+}
+
+TEST_F(Convert, EarlierSensitivitiesServeAnotherBudget) {
+  const Result first = convert(options("first"));
+  Options o = options("second");
+  o.target_bpw = 6;
+  o.refine = false;
+  o.sensitivity_file = work_ / "first/optiq/sensitivity.json";
+  const Result second = convert(o);
+  EXPECT_GT(second.bpw, first.bpw);
+  EXPECT_LE(second.bpw, 6);
+  o.candidate_bits = {3, 8};  // three bits were not measured
+  EXPECT_THROW(convert(o), CheckpointError);
+}
+
+TEST_F(Convert, AReferenceOfFourBitsOrdersWidthsToo) {
+  Options o = options("streamed");
+  o.reference = ReferenceChoice::kUniform4Bit;
+  o.refine = false;
+  const Result result = convert(o);
+  EXPECT_EQ(result.reference, sensitivity::Reference::kUniform4Bit);
+  const json measured = read_json(o.output / "optiq/sensitivity.json");
+  EXPECT_EQ(measured.at("reference"), "uniform_4bit");
+  for (const json& layer : measured.at("layers"))
+    EXPECT_GT(layer.at("sensitivities").at("4").get<double>(),
+              layer.at("sensitivities").at("8").get<double>())
+        << layer.at("layer_name");
+}
+
+TEST_F(Convert, AnInterruptedRunLeavesItsLayersAndNoOutput) {
+  Options o = options("resumed");
+  o.progress = [](std::string_view stage, std::int64_t done, std::int64_t) {
+    if (stage == "sensitivity" && done == 10) throw Interrupted();
+  };
+  EXPECT_THROW(convert(o), Interrupted);
+  EXPECT_FALSE(fs::exists(o.output));
+  const fs::path saved = work_ / ".resumed.sensitivity.json";
+  ASSERT_TRUE(fs::exists(saved));
+  EXPECT_EQ(read_json(saved).at("layers").size(), 10u);
+  o.progress = nullptr;
+  o.resume = true;
+  EXPECT_LE(convert(o).bpw, 4.5);
+  EXPECT_FALSE(fs::exists(saved));
+}
+
+TEST_F(Convert, AQuantizedModelIsRefused) {
+  Options o = options("once");
+  o.method = Method::kUniform;
+  o.candidate_bits = {4};
+  convert(o);
+  Options again = options("twice");
+  again.model = o.output;
+  EXPECT_THROW(convert(again), std::invalid_argument);
+  EXPECT_FALSE(fs::exists(again.output));
+}
+
+TEST_F(Convert, ABudgetBelowTheNarrowestWidthNamesTheSmallest) {
+  Options o = options("never");
+  o.target_bpw = 3;
+  o.method = Method::kStatic;
+  try {
+    convert(o);
+    FAIL() << "3 bits from candidates of 4 and 8";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_NE(std::string(error.what()).find('4'), std::string::npos);
+  }
+  EXPECT_FALSE(fs::exists(o.output));
+}
+
+}  // namespace
+}  // namespace optiq::convert
