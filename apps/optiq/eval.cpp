@@ -1,4 +1,6 @@
-#include <map>
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
 #include <memory>
 
 #include "command.h"
@@ -34,7 +36,7 @@ kernels::Activation activation_of(const Options& options) {
 
 // The windows of --data, or of the text that comes with optiq.
 std::vector<eval::Window> windows_of(const Options& options, const LoadedModel& model,
-                                     int default_length, std::size_t* text_tokens) {
+                                     int default_length) {
   constexpr std::size_t kLimitBytes = std::size_t{1} << 30;
   const std::string text = options.data.empty() ? std::string(eval::heldout_text())
                                                 : read_file(options.data, kLimitBytes);
@@ -44,7 +46,6 @@ std::vector<eval::Window> windows_of(const Options& options, const LoadedModel& 
     throw UsageError(fmt::format(
         "--length: the model takes at most {} tokens, found {}", limit, length));
   const std::vector<int> tokens = encode_raw(model, text);
-  if (text_tokens) *text_tokens = tokens.size();
   return eval::cut_windows(tokens, {.length = length, .count = options.n_samples});
 }
 
@@ -59,7 +60,7 @@ eval::ProgressCallback progress_bar(const std::string& what) {
 }
 
 Json perplexity(const Options& options, LoadedModel& model, Context& context) {
-  const auto windows = windows_of(options, model, 2048, nullptr);
+  const auto windows = windows_of(options, model, 2048);
   const auto result =
       eval::measure_perplexity(*model.model, windows,
                                {.activation = activation_of(options),
@@ -77,7 +78,7 @@ Json kl(const Options& options, LoadedModel& model, Context& context) {
   if (options.reference.empty())
     throw UsageError("--task kl: --reference MODEL is required");
   LoadedModel reference = load(options.reference, {.text = false});
-  const auto windows = windows_of(options, model, 1024, nullptr);
+  const auto windows = windows_of(options, model, 1024);
   const auto r = eval::measure_kl(
       *reference.model, *model.model, windows,
       {.activation = activation_of(options), .on_progress = progress_bar("kl")});
@@ -140,7 +141,7 @@ Json cases(const Options& options, LoadedModel& model, Context& context) {
 }
 
 struct Task {
-  const char* name;
+  std::string_view name;
   Json (*run)(const Options& options, LoadedModel& model, Context& context);
 };
 
@@ -152,18 +153,56 @@ constexpr Task kTasks[] = {
 std::vector<std::string> task_names() {
   std::vector<std::string> names;
   for (const Task& task : kTasks) names.emplace_back(task.name);
+  names.emplace_back("all");
   return names;
 }
 
+Json run_task(Options options, const std::string& name, const std::string& data,
+              LoadedModel& model, Context& context) {
+  options.task = name;
+  options.data = data;
+  const auto* task = std::ranges::find(kTasks, name, &Task::name);
+  // A file of cases may be called as it likes.
+  return task == std::end(kTasks) ? cases(options, model, context)
+                                  : task->run(options, model, context);
+}
+
+// Each file of the directory --data: cases under the name of the file, perplexity (and
+// kl, where there is a reference) of texts. Without --data only what needs none.
+Json all_tasks(const Options& options, LoadedModel& model, Context& context) {
+  std::vector<std::filesystem::path> files;
+  if (!options.data.empty()) {
+    if (!std::filesystem::is_directory(options.data))
+      throw UsageError("--task all: --data: expected a directory, found '" +
+                       options.data + "'");
+    for (const auto& entry : std::filesystem::directory_iterator(options.data))
+      files.push_back(entry.path());
+    std::ranges::sort(files);
+  }
+  Json results = Json::array();
+  const auto text = [&](const std::string& data) {
+    for (const char* task : {"perplexity", "kl"})
+      if (std::string(task) != "kl" || !options.reference.empty())
+        results.push_back(run_task(options, task, data, model, context));
+    if (!data.empty()) results.back()["data"] = data;
+  };
+  if (files.empty()) text("");
+  for (const auto& file : files) {
+    if (file.extension() == ".txt") text(file.string());
+    if (file.extension() == ".jsonl")
+      results.push_back(
+          run_task(options, file.stem().string(), file.string(), model, context));
+  }
+  return {{"task", "all"}, {"tasks", results}};
+}
+
 void eval_command(const Options& options, Context& context) {
-  const Task* chosen = nullptr;
-  for (const Task& task : kTasks)
-    if (options.task == task.name) chosen = &task;
-  OPTIQ_CHECK(chosen, "the flag's check lets only known tasks through");
   LoadedModel model = load(options.model);
   Json summary = {{"model", options.model}, {"data", options.data}};
   if (options.data.empty()) summary["data"] = "builtin";
-  summary.update(chosen->run(options, model, context));
+  summary.update(options.task == "all"
+                     ? all_tasks(options, model, context)
+                     : run_task(options, options.task, options.data, model, context));
   summary["exact"] = options.exact;
   summary["peak_rss_bytes"] = peak_rss_bytes();
   context.out.summary(summary);
@@ -180,7 +219,7 @@ Run add_eval(CLI::App& app) {
       ->type_name("TASK");
   app.add_option("--data", options->data,
                  "Plain text for perplexity and kl (default: a text that comes with "
-                 "optiq), cases as JSON lines for the rest")
+                 "optiq), cases as JSON lines for the rest, a directory for all")
       ->type_name("FILE");
   app.add_option("--reference", options->reference,
                  "For kl: the model to compare with, in float32")
