@@ -4,7 +4,8 @@ namespace optiq::app {
 namespace {
 
 constexpr Command kCommands[] = {
-    {"convert", "Measure a model, choose bits for each layer, and write it", add_convert},
+    {"convert", "Measure a model, choose bits for each layer, and write it",
+     add_convert},
     {"inspect", "Show the bits and the sensitivity of each layer", add_inspect},
     {"generate", "Answer one prompt", add_generate},
     {"chat", "Talk with a model, line by line", add_chat},

@@ -52,7 +52,8 @@ EncodedTensor encode(const kernels::LinearWeight& w, const QuantSpec& spec,
     throw std::invalid_argument(fmt::format(
         "[encode] {} does not fit a [{}, {}] matrix", describe(spec), N, K));
   const std::vector<float> values = float_values(w);
-  if (spec.mode != QuantMode::kAffine) return encode_fp(values, N, K, importance, {spec.mode, scale_type_of(w), search});
+  if (spec.mode != QuantMode::kAffine)
+    return encode_fp(values, N, K, importance, {spec.mode, scale_type_of(w), search});
   return encode_affine(values, N, K, importance,
                        {spec.bits, spec.group_size, scale_type_of(w), search});
 }

@@ -103,7 +103,8 @@ Calibration make_calibration(const std::vector<json>& samples,
   const auto held_out = static_cast<std::size_t>(options.n_held_out);
   std::size_t n_held_out = held_out;
   if (windows.size() < wanted + held_out)
-    n_held_out = std::max<std::size_t>(1, windows.size() * held_out / (wanted + held_out));
+    n_held_out =
+        std::max<std::size_t>(1, windows.size() * held_out / (wanted + held_out));
   const std::size_t n = std::min(wanted, windows.size() - n_held_out);
   const auto at = [&](std::size_t i) {
     return windows.begin() + static_cast<std::ptrdiff_t>(i);

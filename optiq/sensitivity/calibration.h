@@ -19,8 +19,8 @@ struct CalibrationOptions {
   std::string source = "builtin";  // or a JSONL file of samples
   int n_windows = 24;
   int window_tokens = 512;
-  int n_held_out = 8;        // windows for verification, none of them among the others
-  std::uint64_t seed = 42;   // of the shuffle
+  int n_held_out = 8;       // windows for verification, none of them among the others
+  std::uint64_t seed = 42;  // of the shuffle
 };
 
 /// Windows that do not overlap.

@@ -65,7 +65,8 @@ class BigMemory {
   char* data_;
 };
 
-// Bytes per second that all threads together can add up from memory.
+// Bytes per second that all threads together can add up from memory, in pieces that
+// take about as long as a product does.
 class Bandwidth {
  public:
   Bandwidth() : memory_(std::size_t{1} << 30) {
@@ -73,11 +74,13 @@ class Bandwidth {
   }
 
   double gigabytes_per_second() {
-    constexpr std::size_t kChunk = 4 << 20;
-    std::vector<std::uint64_t> sums(memory_.size() / kChunk);
+    constexpr std::size_t kChunk = 1 << 20, kPiece = 32 << 20;
+    const char* piece = memory_.data() + next_;
+    next_ = (next_ + kPiece) % memory_.size();
+    std::vector<std::uint64_t> sums(kPiece / kChunk);
     const double us = microseconds([&] {
       parallel_for(sums.size(), [&](std::size_t chunk) {
-        const char* p = memory_.data() + chunk * kChunk;
+        const char* p = piece + chunk * kChunk;
         typedef std::uint64_t Wide __attribute__((vector_size(64)));
         Wide a{}, b{}, c{}, d{};
         for (std::size_t i = 0; i < kChunk; i += 4 * sizeof(Wide)) {
@@ -90,11 +93,12 @@ class Bandwidth {
         sums[chunk] = (a + b + c + d)[0];
       });
     });
-    return static_cast<double>(memory_.size()) / us / 1e3;
+    return kPiece / us / 1e3;
   }
 
  private:
   BigMemory memory_;
+  std::size_t next_ = 0;
 };
 
 // Enough copies of one quantized matrix that none stays in a cache.
@@ -242,8 +246,7 @@ void bench(const Shape& s, const std::string& only, Bandwidth& bandwidth) {
     check(v, y0);
   }
   for (int round = 0; round < rounds; ++round) {
-    if (s.M == 1 && round % 4 == 0)
-      bandwidths.us.push_back(bandwidth.gigabytes_per_second());
+    if (s.M == 1) bandwidths.us.push_back(bandwidth.gigabytes_per_second());
     for (Variant& v : variants)
       if (round < v.rounds) v.times.us.push_back(microseconds(v.run));
   }
