@@ -59,9 +59,6 @@ void benchmark(const Options& options, bool depths_chosen, Context& context) {
   const auto n_decode = options.decode > 0 ? options.batches.size() * depths.size() : 0;
   Progress bar("benchmark", static_cast<std::int64_t>(n_prefill + n_decode + 1),
                "runs");
-  const double bandwidth = read_bandwidth();
-  bar.advance();
-
   Table table({"", ">batch", ">depth", ">tokens/s"});
   Json prefill = Json::array(), decode = Json::array();
   for (int batch : n_prefill > 0 ? options.batches : std::vector<int>{}) {
@@ -86,7 +83,9 @@ void benchmark(const Options& options, bool depths_chosen, Context& context) {
                      fmt::format("{}", depth), fmt::format("{:.1f}", tps)});
     }
 
-  const std::uint64_t peak = peak_rss_bytes();
+  const std::uint64_t peak = peak_rss_bytes();  // without the block that is read now
+  const double bandwidth = read_bandwidth();
+  bar.advance();
   context.out.write(table.text());
   context.out.print(
       "weights {}, read at {:.1f} GB/s while decoding at depth 0 (this machine reads "

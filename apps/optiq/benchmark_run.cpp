@@ -10,6 +10,7 @@
 #include "mlx/transforms.h"
 #include "optiq/base/signal.h"
 #include "optiq/cache/sequence_state.h"
+#include "optiq/generate/forward.h"
 
 namespace optiq::app {
 namespace {
@@ -62,8 +63,8 @@ class Sequences {
         states, std::vector<int>(states.size(), tokens), options_.activation);
     std::vector<mx::array> outputs;
     {
-      const mx::array hidden =
-          model_.hidden(mx::array(ids.data(), {batch * tokens}, mx::int32), call);
+      const mx::array hidden = generation::forward_layers(
+          model_, mx::array(ids.data(), {batch * tokens}, mx::int32), call);
       // Logits of the last token of each sequence.
       std::vector<mx::array> last;
       for (int i = 1; i <= batch; ++i)

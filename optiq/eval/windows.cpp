@@ -7,6 +7,7 @@
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "optiq/generate/forward.h"
 
 namespace optiq::eval {
 
@@ -46,8 +47,8 @@ mx::array hidden_of(models::Model& model, const WindowBatch& batch,
                     kernels::Activation activation) {
   const mx::array ids(batch.ids.data(), {static_cast<int>(batch.ids.size())},
                       mx::int32);
-  mx::array hidden =
-      model.hidden(ids, models::uncached_batch(batch.lengths, activation));
+  mx::array hidden = generation::forward_layers(
+      model, ids, models::uncached_batch(batch.lengths, activation));
   mx::eval(hidden);
   return hidden;
 }

@@ -9,6 +9,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "optiq/base/signal.h"
+#include "optiq/generate/forward.h"
 
 namespace optiq::generation {
 
@@ -57,7 +58,7 @@ void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
         models::cached_batch({&state_}, {rows}, options_.activation);
     std::optional<mx::array> result;
     {
-      const mx::array hidden = model_.hidden(ids, batch);
+      const mx::array hidden = forward_layers(model_, ids, batch);
       result = use_hidden(begin, rows, hidden, begin + rows == n);
     }
     // The state's arrays are named too: they may hold work that the logits do not need.
