@@ -21,6 +21,7 @@ OPTIQ_INLINE void multiply_rows(const MatrixView& w, const InputRows& rows, int 
                                 std::int64_t n, int valid, float* to) {
   Row row[kRows];
   for (int r = 0; r < kRows; ++r) row[r] = Row::of(w, n + (r < valid ? r : 0));
+  const std::int64_t ahead = bytes_ahead(kRows, w.row_bytes());
   const float* x = rows.values + m0 * rows.stride;
   for (std::int64_t begin = 0; begin < w.K; begin += kExactBlock) {
     const std::int64_t end = begin + kExactBlock < w.K ? begin + kExactBlock : w.K;
@@ -36,6 +37,7 @@ OPTIQ_INLINE void multiply_rows(const MatrixView& w, const InputRows& rows, int 
     for (; k + kChunk <= end; k += kChunk)
       for (int r = 0; r < kRows; ++r) {
         Vec wv[8];
+        prefetch_far(row[r].at(k) + ahead, Row::kChunkSize);
         row[r].chunk(k, wv);
         add(r, wv, k);
       }

@@ -89,6 +89,22 @@ int multiply_tiles(const float* w, const InputRows& rows, int m, std::int64_t be
   return m;
 }
 
+// One chain's share of the block that comes after the present one.
+template <class Row>
+OPTIQ_INLINE void prefetch_next(const MatrixView& w, int n0, std::int64_t begin,
+                                int chain) {
+  if (begin >= w.K) {
+    begin = 0;
+    n0 += kPanelRows;
+  }
+  constexpr int kShare = (kPanelRows + kExactChains - 1) / kExactChains;
+  for (int r = chain * kShare; r < (chain + 1) * kShare && n0 + r < w.N; ++r) {
+    const Row row = Row::of(w, n0 + r);
+    const std::int64_t end = begin + kExactBlock < w.K ? begin + kExactBlock : w.K;
+    prefetch_far(row.at(begin), row.at(end) - row.at(begin));
+  }
+}
+
 template <class Row>
 void many(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
           const Output& out, float* scratch) {
@@ -103,6 +119,7 @@ void many(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
       fill_panel<Row>(w, n0, valid, begin, columns, panel);
       const int steps = columns / kExactChains;
       for (int chain = 0; chain < kExactChains; ++chain) {
+        prefetch_next<Row>(w, n0, begin + kExactBlock, chain);
         const float* part = panel + chain * chain_size(columns);
         const std::int64_t from = begin + chain * steps;
         int m = multiply_tiles<kTileRows>(part, rows, 0, from, steps, totals);

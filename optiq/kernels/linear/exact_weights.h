@@ -19,6 +19,11 @@ struct DenseRow {
     return {(const char*)w.weight + n * w.K * size_of(kType)};
   }
 
+  static constexpr int kChunkSize = kChunk * size_of(kType);
+  inline __attribute__((always_inline)) const char* at(std::int64_t k) const {
+    return data + k * size_of(kType);
+  }
+
   inline __attribute__((always_inline)) void chunk(std::int64_t k, Vec* out) const {
     for (int i = 0; i < 8; ++i) out[i] = load_any(data, k + i * kLanes, kType);
   }
@@ -49,6 +54,11 @@ struct CodedRow {
             w.type,
             __builtin_ctz((unsigned)w.spec.group_size),
             w.groups()};
+  }
+
+  static constexpr int kChunkSize = kChunkBytes<kBits>;
+  inline __attribute__((always_inline)) const char* at(std::int64_t k) const {
+    return (const char*)codes + k * kBits / 8;
   }
 
   inline __attribute__((always_inline)) void dequantize(const std::uint8_t* from,

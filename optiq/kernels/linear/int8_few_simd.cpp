@@ -242,6 +242,7 @@ void few(const MatrixView& w, const InputRows& rows, int first, int n_begin, int
   const int groups = w.groups(), steps = groups / kChains, rest = groups % kChains;
   const std::int64_t row_bytes = w.row_bytes();
   const int scale_size = size_of(w.type);
+  const std::int64_t ahead = bytes_ahead(kStepRows, row_bytes);
   alignas(64) float chains[kM][kBlockRows * kChains];
   for (int n0 = n_begin; n0 < n_end; n0 += kBlockRows) {
     const int valid = n_end - n0 < kBlockRows ? n_end - n0 : kBlockRows;
@@ -276,6 +277,7 @@ void few(const MatrixView& w, const InputRows& rows, int first, int n_begin, int
         }
       };
       for (int step = 0; step < steps; ++step) {
+        for (int i = 0; i < kStepRows; ++i) prefetch_far(codes[i] + ahead, kStepBytes);
         add_step(scales, biases, (std::int64_t)step * kChains,
                  (std::int64_t)step * kChains);
         for (int i = 0; i < kStepRows; ++i) codes[i] += kStepBytes;

@@ -196,6 +196,11 @@ void many(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
     fill_scales(w, w.scales, n0, valid, rows.groups, panel.scales);
     fill_scales(w, w.biases, n0, valid, rows.groups, panel.biases);
     for (int chain = 0; chain < kChains; ++chain) {
+      // The next panel's codes come while this one is multiplied.
+      const std::int64_t share = w.row_bytes() * kPanelRows / kChains;
+      prefetch_far(
+          (const char*)w.weight + (n0 + kPanelRows) * w.row_bytes() + chain * share,
+          share);
       // Tiles of about equal height.
       int tiles = (rows.M + kTileRows - 1) / kTileRows;
       for (int m = 0; m < rows.M; --tiles) {

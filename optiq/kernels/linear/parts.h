@@ -58,6 +58,20 @@ OPTIQ_INLINE Vec load_any(const void* from, std::int64_t i, FloatType type) {
   return type == FloatType::kF16 ? load_f16(half) : load_bf16(half);
 }
 
+/// Asks for bytes to come to the second level cache: there is room for many requests on
+/// the way there, but for few on the way to the first. Past the end of the memory it
+/// does nothing.
+OPTIQ_INLINE void prefetch_far(const void* p, std::int64_t size) {
+  for (std::int64_t i = 0; i < size; i += 64)
+    __builtin_prefetch((const char*)p + i, 0, 2);
+}
+
+/// How far ahead to ask when `rows` rows of W are read side by side: 12 KB or more, in
+/// whole steps of such rows, so that each line is asked for once.
+OPTIQ_INLINE std::int64_t bytes_ahead(std::int64_t rows, std::int64_t row_bytes) {
+  return rows * row_bytes * (1 + 12288 / (rows * row_bytes));
+}
+
 /// The output of rows from n on.
 OPTIQ_INLINE Output from_row(const Output& out, std::int64_t n) {
   return {out.y + n, out.stride, out.bias ? out.bias + n : nullptr,
