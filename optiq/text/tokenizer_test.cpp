@@ -75,12 +75,11 @@ TEST(Tokenizer, DecodesAsThePythonLibraryDoes) {
 
 TEST(Tokenizer, RoundTripsTextThatIsNormalized) {
   const auto& tokenizer = demo_tokenizer();
-  for (const std::string text : {"", "a", " x  y\n", "日本語 👍🏽", "<|im_end|>",
-                                 std::string("\0a\0", 3).c_str()}) {
+  const std::string with_nul("\0a\0", 3);
+  for (const std::string& text : std::vector<std::string>{
+           "", "a", " x  y\n", "日本語 👍🏽", "<|im_end|>", with_nul}) {
     EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
   }
-  const std::string with_nul("a\0b", 3);
-  EXPECT_EQ(tokenizer.decode(tokenizer.encode(with_nul)), with_nul);
 }
 
 TEST(Tokenizer, RefusesTextThatIsNotUtf8) {
