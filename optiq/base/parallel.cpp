@@ -25,32 +25,46 @@ void pause_cpu() {
 #endif
 }
 
-// One parallel_for. Lives on the caller's stack while `users` counts the threads that
-// may still look at it.
+// Chunks [next, end) that nobody has claimed; on a cache line of its own.
+struct alignas(64) Share {
+  std::atomic<std::size_t> next{0};
+  std::size_t end = 0;
+};
+
+// One parallel_for. Lives on the caller's stack while the pool's visitors may still
+// look at it.
 struct Job {
   internal::ChunkFunction function;
   void* context;
   std::size_t n_chunks;
-  std::atomic<std::size_t> next{0};
+  Share* shares;
+  std::size_t n_shares;
+  std::atomic<std::size_t> visitors{0};
   std::atomic<std::size_t> done{0};
 };
 
 thread_local bool inside_chunk = false;
 
+// Each thread walks a share of its own, so that what it reads lies in one run of memory
+// and what it asks for ahead is its own next chunk. Then it helps with the others'.
 void work_on(Job& job) {
   inside_chunk = true;
-  for (;;) {
-    const std::size_t chunk = job.next.fetch_add(1, std::memory_order_relaxed);
-    if (chunk >= job.n_chunks) break;
-    job.function(job.context, chunk);
-    job.done.fetch_add(1, std::memory_order_release);
+  const std::size_t first = job.visitors.fetch_add(1, std::memory_order_relaxed);
+  for (std::size_t i = 0; i < job.n_shares; ++i) {
+    Share& share = job.shares[(first + i) % job.n_shares];
+    for (;;) {
+      const std::size_t chunk = share.next.fetch_add(1, std::memory_order_relaxed);
+      if (chunk >= share.end) break;
+      job.function(job.context, chunk);
+      job.done.fetch_add(1, std::memory_order_release);
+    }
   }
   inside_chunk = false;
 }
 
 class Pool {
  public:
-  explicit Pool(int n_threads) {
+  explicit Pool(int n_threads) : shares_(static_cast<std::size_t>(n_threads)) {
     for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this] { worker(); });
   }
 
@@ -65,6 +79,12 @@ class Pool {
 
   void run(Job& job) {
     std::lock_guard<std::mutex> one_at_a_time(caller_mutex_);
+    job.shares = shares_.data();
+    job.n_shares = shares_.size();
+    for (std::size_t i = 0; i < job.n_shares; ++i) {
+      shares_[i].next.store(job.n_chunks * i / job.n_shares, std::memory_order_relaxed);
+      shares_[i].end = job.n_chunks * (i + 1) / job.n_shares;
+    }
     job_.store(&job, std::memory_order_release);
     // Opens the door: workers that come from now on may look at the job.
     visitors_.store(0, std::memory_order_release);
@@ -119,6 +139,7 @@ class Pool {
   }
 
   std::vector<std::thread> workers_;
+  std::vector<Share> shares_;  // of the job that runs, one a thread
   std::mutex caller_mutex_;
   std::atomic<Job*> job_{nullptr};
   std::atomic<std::uint32_t> visitors_{kClosed};
@@ -194,7 +215,7 @@ void run_chunks(std::size_t n_chunks, ChunkFunction function, void* context) {
     for (std::size_t i = 0; i < n_chunks; ++i) function(context, i);
     return;
   }
-  Job job{function, context, n_chunks};
+  Job job{function, context, n_chunks, nullptr, 0};
   pool().run(job);
 }
 

@@ -1,9 +1,10 @@
 // The one thread pool that kernels share.
 //
-// Work is cut into chunks that threads claim one at a time, the caller among them. A
-// worker that the system has put aside claims nothing, so nobody waits for it: the
-// caller finishes the chunks itself, and at the end waits only for chunks that have
-// been started. Idle workers spin for some microseconds, then sleep.
+// Work is cut into chunks that threads claim one at a time, the caller among them, each
+// in order from a share of its own and then from what the others have left. A worker
+// that the system has put aside claims nothing, so nobody waits for it: the others
+// finish its chunks, and at the end the caller waits only for chunks that have been
+// started. Idle workers spin for some microseconds, then sleep.
 #pragma once
 #include <cstddef>
 #include <type_traits>

@@ -34,6 +34,9 @@ void check_memory(const checkpoint::Checkpoint& checkpoint) {
                     format_bytes(available)));
 }
 
+// What a step takes and gives back: activations, and logits of a large vocabulary.
+constexpr std::uint64_t kKeptBytes = 64 << 20;
+
 std::set<int> eos_ids(const LoadedModel& loaded) {
   std::set<int> ids;
   for (const std::int64_t id : loaded.model->config().eos_token_ids)
@@ -48,6 +51,7 @@ std::set<int> eos_ids(const LoadedModel& loaded) {
 }  // namespace
 
 LoadedModel load(const std::string& model, const LoadOptions& options) {
+  keep_freed_memory(kKeptBytes);
   LoadedModel loaded;
   loaded.directory = find_model(model);
   const auto checkpoint = checkpoint::Checkpoint::open(loaded.directory);
