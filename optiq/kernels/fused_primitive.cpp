@@ -7,6 +7,7 @@
 #include "mlx/device.h"
 #include "mlx/transforms.h"
 #include "optiq/base/error.h"
+#include "optiq/kernels/dispatch_tape.h"
 
 namespace optiq::kernels {
 namespace {
@@ -59,6 +60,7 @@ Arrays FusedPrimitive::jvp(const Arrays& primals, const Arrays& tangents,
 }
 
 void FusedPrimitive::dispatch(std::function<void()> kernel) {
+  if (DispatchTape* tape = TapeRecording::current()) tape->kernels_.push_back(kernel);
   mx::cpu::get_command_encoder(stream()).dispatch(std::move(kernel));
 }
 
@@ -66,17 +68,18 @@ mx::array FusedPrimitive::contiguous(const mx::array& x) {
   if (x.flags().row_contiguous) return x;
   mx::array copy(x.shape(), x.dtype(), nullptr, {});
   allocate(copy);
-  auto& encoder = mx::cpu::get_command_encoder(stream());
-  encoder.dispatch([source = x.data<char>(), target = copy.data<char>(),
-                    shape = x.shape(), strides = x.strides(), size = x.itemsize()] {
+  dispatch([source = x.data<char>(), target = copy.data<char>(), shape = x.shape(),
+            strides = x.strides(), size = x.itemsize()] {
     copy_strided(source, target, shape, strides, size, 0);
   });
-  encoder.add_temporary(copy);
+  mx::cpu::get_command_encoder(stream()).add_temporary(copy);
   return copy;
 }
 
 void FusedPrimitive::allocate(mx::array& out) {
   out.set_data(mx::allocator::malloc(out.nbytes()));
+  if (DispatchTape* tape = TapeRecording::current())
+    tape->memory_.push_back(out.data_shared_ptr());
 }
 
 bool FusedPrimitive::donate(const mx::array& in, mx::array& out) {
