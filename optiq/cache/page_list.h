@@ -8,9 +8,6 @@
 
 namespace optiq::cache {
 
-/// Tokens of a page: the block of keys that attention walks by.
-constexpr int kPageTokens = 64;
-
 /// Page i holds tokens [64 i, 64 i + 64). A copy is a fork: it shares every page until
 /// one of the two is about to write it; only the last, partly filled one can be.
 ///
@@ -18,13 +15,11 @@ constexpr int kPageTokens = 64;
 class PageList {
  public:
   /// The first `first_pages` pages are of kind 0 of the store, the others of kind 1.
-  PageList(std::shared_ptr<PageStore> store, int first_pages)
-      : store_(std::move(store)), first_pages_(first_pages) {}
-  PageList(const PageList&) = default;
+  PageList(std::shared_ptr<PageStore> store, int first_pages);
+  PageList(const PageList& other);
   PageList(PageList&&) noexcept = default;
-  PageList& operator=(PageList other) noexcept {  // pages go before their store
-    std::swap(store_, other.store_);
-    std::swap(pages_, other.pages_);
+  PageList& operator=(PageList other) noexcept {
+    std::swap(table_, other.table_);
     std::swap(first_pages_, other.first_pages_);
     return *this;
   }
@@ -38,18 +33,30 @@ class PageList {
   /// Gives back the pages behind the first `length` tokens.
   void truncate(int length);
 
-  int size() const { return static_cast<int>(pages_.size()); }
-  const PageRef& operator[](int i) const { return pages_[static_cast<std::size_t>(i)]; }
+  int size() const { return static_cast<int>(table_->data.size()); }
 
-  /// Pages of kind 0.
+  /// Where the pages lie, until the next change.
+  std::byte* const* data() const { return table_->data.data(); }
+
+  /// Pages of kind 0, as far as there are so many.
   int first_pages() const { return first_pages_; }
 
- private:
-  int kind(int page) const { return page < first_pages_ ? 0 : 1; }
+  /// What keeps data() and the pages as they are: while anybody has it, a change works
+  /// on a copy.
+  std::shared_ptr<const void> owner() const { return table_; }
 
-  std::shared_ptr<PageStore> store_;
+ private:
+  struct Table {
+    std::shared_ptr<PageStore> store;  // goes after its pages
+    std::vector<PageRef> pages;
+    std::vector<std::byte*> data;  // of each page
+  };
+
+  int kind(int page) const { return page < first_pages_ ? 0 : 1; }
+  Table& own_table();
+
+  std::shared_ptr<Table> table_;
   int first_pages_;
-  std::vector<PageRef> pages_;
 };
 
 }  // namespace optiq::cache

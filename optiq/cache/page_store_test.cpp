@@ -11,6 +11,7 @@
 
 #include "optiq/base/error.h"
 #include "optiq/cache/page_list.h"
+#include "optiq/kernels/kv_page/kv_layout.h"
 
 namespace optiq::cache {
 namespace {
@@ -141,7 +142,7 @@ class Numbers {
 
  private:
   std::byte* slot(int token) const {
-    return pages_[token / kPageTokens].data() + 4 * (token % kPageTokens);
+    return pages_.data()[token / kPageTokens] + 4 * (token % kPageTokens);
   }
 
   PageList pages_;
@@ -153,7 +154,7 @@ PageStoreUse counted(const std::vector<Numbers>& sequences) {
   std::map<const std::byte*, std::pair<std::uint64_t, int>> pages;
   for (const Numbers& sequence : sequences)
     for (int i = 0; i < sequence.pages().size(); ++i) {
-      auto& [bytes, holders] = pages[sequence.pages()[i].data()];
+      auto& [bytes, holders] = pages[sequence.pages().data()[i]];
       bytes = i < sequence.pages().first_pages() ? kFirstBytes : kRestBytes;
       ++holders;
     }
@@ -229,6 +230,23 @@ TEST(PageList, ARefusedGrowthLeavesTheSequenceAsItWas) {
   EXPECT_EQ(store->use(), before);
   EXPECT_TRUE(sequence.holds_what_was_written());
   sequence.append(92, random);
+}
+
+TEST(PageList, WhoeverHoldsTheOwnerSeesThePagesAsTheyWere) {
+  const auto store = std::make_shared<PageStore>(
+      std::vector<std::size_t>{kFirstBytes, kRestBytes}, kPlenty);
+  PageList pages(store, 0);
+  pages.prepare(0, 10);
+  *pages.data()[0] = std::byte{1};
+  {
+    const auto owner = pages.owner();
+    std::byte* const* const before = pages.data();
+    pages.prepare(10, 200);
+    *pages.data()[0] = std::byte{2};
+    EXPECT_EQ(*before[0], std::byte{1});
+  }
+  EXPECT_EQ(store->use().used_bytes, 4 * kRestBytes);
+  EXPECT_EQ(store->use().shared_bytes, 0u);
 }
 
 TEST(PageList, AForkCopiesOnlyThePageThatItWrites) {

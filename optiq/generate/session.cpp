@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 
@@ -13,19 +14,19 @@
 
 namespace optiq::generation {
 
-SessionOptions exact_session(int capacity) {
-  return {.capacity = capacity,
-          .kv_type = FloatType::kF32,
-          .activation = kernels::Activation::kExact};
+SessionOptions exact_session(cache::CacheOptions cache) {
+  cache.float_type = FloatType::kF32;
+  return {.cache = std::move(cache), .activation = kernels::Activation::kExact};
 }
 
 Session::Session(models::Model& model, const SessionOptions& options)
     : model_(model),
       options_(options),
-      state_(model.layer_shapes(), std::max(options.capacity, 1), options.kv_type) {}
+      state_(std::make_shared<cache::KvCache>(model.layer_shapes(), options.cache)) {}
 
-void Session::reserve(int capacity) {
-  state_.reserve(std::min(capacity, model_.config().max_position_embeddings));
+void Session::truncate(int length) {
+  state_.truncate(length);
+  tokens_.resize(static_cast<std::size_t>(length));
 }
 
 void Session::check(std::span<const int> tokens) const {
