@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <stdexcept>
 
@@ -102,6 +103,13 @@ KvCache::KvCache(std::vector<LayerShape> shapes, const CacheOptions& options)
       std::vector<std::size_t>{static_cast<std::size_t>(float_bytes),
                                static_cast<std::size_t>(coded_bytes)},
       options.budget_bytes > 0 ? options.budget_bytes : available_memory_bytes());
+}
+
+std::int64_t KvCache::bytes(std::int64_t tokens) const {
+  const auto in_float = std::min(tokens, std::int64_t{float_pages_} * kPageTokens);
+  const auto float_page = static_cast<std::int64_t>(store_->page_bytes(0));
+  return in_float * (float_page / kPageTokens) +
+         (tokens - in_float) * bytes_per_token();
 }
 
 }  // namespace optiq::cache

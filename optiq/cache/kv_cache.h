@@ -60,6 +60,9 @@ class KvCache {
   /// Of a token's keys and values in all layers, behind the first float pages.
   std::int64_t bytes_per_token() const { return coded_page_bytes() / kPageTokens; }
 
+  /// Of the keys and values of a sequence of `tokens`.
+  std::int64_t bytes(std::int64_t tokens) const;
+
  private:
   std::int64_t coded_page_bytes() const {
     return static_cast<std::int64_t>(store_->page_bytes(1));

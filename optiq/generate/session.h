@@ -39,6 +39,14 @@ class Session {
   ///           Interrupted between chunks: the tokens of finished chunks stay.
   mx::array feed(std::span<const int> tokens);
 
+  /// The same, with what the last layer gives for each token: `on_rows(first, hidden)`
+  /// is called per chunk, in order, evaluated.
+  ///
+  /// Shapes    hidden [rows, hidden_size] float32; `first` counts within `tokens`
+  void feed_hidden(
+      std::span<const int> tokens,
+      const std::function<void(int first, const mx::array& hidden)>& on_rows);
+
   /// The same with the logits of every token: `on_rows(first, logits)` is called per
   /// chunk, in order.
   ///
@@ -53,6 +61,10 @@ class Session {
 
   /// Throws    std::invalid_argument if `tokens` cannot be fed.
   void check(std::span<const int> tokens) const;
+
+  /// Another session that has taken in the same tokens; they share what neither
+  /// changes.
+  Session fork() const;
 
   /// Lets truncate() come back to this length, for models with recurrent layers.
   void take_snapshot() { state_.take_snapshot(); }
@@ -69,6 +81,9 @@ class Session {
   const cache::SequenceState& state() const { return state_; }
 
  private:
+  Session(models::Model& model, SessionOptions options, cache::SequenceState state,
+          std::vector<int> tokens);
+
   template <class UseHidden>
   void run_chunks(std::span<const int> tokens, UseHidden&& use_hidden);
 
