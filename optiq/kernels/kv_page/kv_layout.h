@@ -6,16 +6,16 @@
 // bytes.
 //
 // Codes lie as the integer dot product takes them, in tiles of 16 lanes by 32 depth.
-// K: lanes are tokens, depth is channels; tiles in the order [token / 16][channel / 32].
-// V: lanes are channels, depth is tokens; [channel / 16][token / 32]. A tile is `bits`
-// vectors of 64 bytes, in planes (below); unpacked it is 8 columns of 64 bytes, and
-// byte 4 lane + j of column c is the code of depth 4 c + j. Channels past head_dim have
-// code 0.
+// K: lanes are tokens, depth is channels; tiles in the order [token / 16][channel /
+// 32]. V: lanes are channels, depth is tokens; [channel / 16][token / 32]. A tile is
+// `bits` vectors of 64 bytes, in planes (below); unpacked it is 8 columns of 64 bytes,
+// and byte 4 lane + j of column c is the code of depth 4 c + j. Channels past head_dim
+// have code 0.
 //
 // Planes: 8 bits are the columns themselves. Other widths are one or two planes (3 = 2
-// + 1, 5 = 4 + 1, 6 = 4 + 2, the low bits first) of w = 4, 2 or 1 bits: column c lies in
-// vector c / 2 * w / 4 of the plane, from bit 4 (c % 2) + w (c / 2 % (4 / w)) of each
-// byte. Scales and biases are float16, [group][token].
+// + 1, 5 = 4 + 1, 6 = 4 + 2, the low bits first) of w = 4, 2 or 1 bits: column c lies
+// in vector c / 2 * w / 4 of the plane, from bit 4 (c % 2) + w (c / 2 % (4 / w)) of
+// each byte. Scales and biases are float16, [group][token].
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -52,12 +52,13 @@ struct KvLayout {
 KvLayout make_kv_layout(int n_kv_heads, int head_dim, const KvFormat& k,
                         const KvFormat& v);
 
-/// What vectors pass before they are stored, the same for both kinds of a layer's pages.
-/// K: minus `k_mean`, then the rotation; V: the rotation. A null pointer: not done.
+/// What vectors pass before they are stored, the same for both kinds of a layer's
+/// pages. K: minus `k_mean`, then the rotation; V: the rotation. A null pointer: not
+/// done.
 ///
-/// A rotation is a randomized Hadamard transform: y = H (signs x), over blocks of powers
-/// of two (96 = 64 + 32), orthonormal as `signs` has the factor of its block in it; so
-/// x = signs (H y). Scores and sums are taken in rotated space.
+/// A rotation is a randomized Hadamard transform: y = H (signs x), over blocks of
+/// powers of two (96 = 64 + 32), orthonormal as `signs` has the factor of its block in
+/// it; so x = signs (H y). Scores and sums are taken in rotated space.
 ///
 /// Shapes    k_signs, v_signs [head_dim]; k_mean [n_kv_heads, head_dim]
 struct KvTransform {
