@@ -130,7 +130,13 @@ TEST_F(Cli, WrongUsageIsOneLineWithAHintAndExitsWithTwo) {
       {"generate", "demo", "-p", "a", "--top-p", "2"},
       {"generate", "demo", "-p", "a", "--max-tokens", "many"},
       {"generate", "demo", "-p", "a", "--adapter", "x"},
-      {"generate", "demo", "-p", "a", "--kv-bits", "4"},
+      {"generate", "demo", "-p", "a", "--kv-bits", "7"},
+      {"generate", "demo", "-p", "a", "--kv-bits", "8", "--kv-format", "turbo"},
+      {"generate", "demo", "-p", "a", "--kv-bits", "4", "--kv-group-size", "48"},
+      {"generate", "demo", "-p", "a", "--kv-bits", "4", "--kv-config", "kv.json"},
+      {"generate", "demo", "-p", "a", "--kv-format", "turbo"},
+      {"chat", "demo", "--kv-bits", "4", "--kv-format", "nf4"},
+      {"benchmark", "demo", "--quantized-kv-start", "-1"},
       {"generate", "demo", "-p", "a", "--chat-template-config", "[]"},
       {"logits", "demo", "--input-ids", "x.json"},
       {"eval", "demo"},
@@ -352,6 +358,50 @@ TEST_F(Cli, EvalReportsItsKeys) {
   EXPECT_EQ(summary.at("top1_agreement"), 1.0);
 }
 
+TEST_F(Cli, TheCacheIsQuantizedAsTheFlagsSay) {
+  const auto summary_of = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"--json", "-", "-q"});
+    const Outcome outcome = run(arguments);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return json::parse(outcome.out);
+  };
+  const json in_float = summary_of({"generate", "demo", "-p", "What is 50 * 6?"});
+  const json in_bits = summary_of({"generate", "demo", "-p", "What is 50 * 6?",
+                                   "--kv-bits", "4", "--kv-format", "turbo"});
+  // Two attention layers of 2 heads of 64 values, K and V.
+  EXPECT_EQ(in_float.at("kv_bytes_per_token"), 2 * 2 * 2 * 64 * 2);
+  EXPECT_EQ(in_float.at("kv_formats")[0],
+            json({{"layer_idx", 3}, {"k", "f16"}, {"v", "f16"}}));
+  EXPECT_EQ(in_bits.at("kv_bytes_per_token"), 2 * 2 * 2 * (64 / 2 + 2));
+  EXPECT_EQ(in_bits.at("kv_formats")[1],
+            json({{"layer_idx", 7}, {"k", "turbo 4-bit"}, {"v", "turbo 4-bit"}}));
+
+  write_text(file("kv.json"), R"([{"layer_idx": 3, "bits": 8, "group_size": 64},
+                                  {"layer_idx": 7, "bits": 2, "group_size": 64}])");
+  const std::vector<std::string> perplexity = {
+      "eval", "demo", "--task", "perplexity", "--n-samples", "2", "--length", "256"};
+  auto coded = perplexity;
+  coded.insert(coded.end(), {"--kv-config", file("kv.json")});
+  const json damaged = summary_of(coded);
+  EXPECT_EQ(damaged.at("kv_formats")[0].at("k"), "affine 8-bit group 64");
+  EXPECT_EQ(damaged.at("kv_formats")[1].at("v"), "affine 2-bit group 64");
+  EXPECT_NE(damaged.at("nll"), summary_of(perplexity).at("nll"));
+}
+
+TEST_F(Cli, AKvConfigThatIsNotTheModelsIsOneLineAndExitsWithOne) {
+  for (const char* text :
+       {"[{\"layer_idx\": 0, \"bits\": 4}]", "[{\"layer_idx\": 8, \"bits\": 4}]",
+        "[{\"layer_idx\": 3, \"bits\": 7}]", "[3]", "{}", "["}) {
+    SCOPED_TRACE(text);
+    write_text(file("kv.json"), text);
+    const Outcome outcome =
+        run({"generate", "demo", "-p", "a", "--kv-config", file("kv.json")});
+    EXPECT_EQ(outcome.status, 1);
+    expect_one_error_line(outcome);
+    EXPECT_NE(outcome.err.find("kv.json"), std::string::npos) << outcome.err;
+  }
+}
+
 TEST_F(Cli, CasesAreScored) {
   const json question =
       json::array({{{"role", "user"}, {"content", "What is 50 * 6?"}}});
@@ -393,7 +443,11 @@ TEST_F(Cli, BenchmarkReportsItsKeys) {
   EXPECT_EQ(summary.at("decode").size(), 4u);
   EXPECT_EQ(summary.at("decode")[3].at("depth"), 64);
   EXPECT_EQ(summary.at("decode")[3].at("batch"), 2);
-  for (const auto& row : summary.at("decode")) EXPECT_GT(row.at("tps"), 0);
+  for (const auto& row : summary.at("decode")) {
+    EXPECT_GT(row.at("tps"), 0);
+    EXPECT_GT(row.at("bandwidth_share"), 0);
+  }
+  EXPECT_EQ(summary.at("kv_bytes_per_token"), 2 * 2 * 2 * 64 * 2);
   EXPECT_GT(summary.at("read_bandwidth_bytes_per_s"), 1e8);
   EXPECT_GT(summary.at("bandwidth_reached_bytes_per_s"), 0);
   EXPECT_GT(summary.at("model_bytes"), 10 << 20);

@@ -3,6 +3,7 @@
 
 #include "bandwidth.h"
 #include "benchmark_run.h"
+#include "cache_flags.h"
 #include "command.h"
 #include "optiq/base/format.h"
 #include "optiq/base/memory.h"
@@ -25,6 +26,14 @@ struct Options {
   std::vector<int> batches = {1, 8};
   int repeat = 5;
   bool exact = false;
+  CacheFlags cache;
+};
+
+// What decoding was measured to do.
+struct DecodeStep {
+  BenchmarkShape shape;
+  double tps;
+  double bytes;  // read by one step
 };
 
 // Depths that fit the model's context with what is decoded behind them.
@@ -42,6 +51,9 @@ std::vector<int> usable_depths(const Options& options, int limit, bool chosen) {
 }
 
 void benchmark(const Options& options, bool depths_chosen, Context& context) {
+  BenchmarkOptions run{.cache = cache_options_of(options.cache, context.seed),
+                       .repeat = options.repeat,
+                       .seed = context.seed};
   LoadedModel loaded = load(options.model, {.text = false});
   models::Model& model = *loaded.model;
   const int limit = model.config().max_position_embeddings;
@@ -50,16 +62,16 @@ void benchmark(const Options& options, bool depths_chosen, Context& context) {
         fmt::format("--prompt: the model takes at most {} tokens, found {}", limit,
                     options.prompt));
   const auto depths = usable_depths(options, limit, depths_chosen);
-  BenchmarkOptions run{.repeat = options.repeat, .seed = context.seed};
   if (options.exact) {
     run.activation = kernels::Activation::kExact;
-    run.kv_type = FloatType::kF32;
+    run.cache.float_type = FloatType::kF32;
   }
+  const cache::KvCache cache(model.layer_shapes(), run.cache);
   const auto n_prefill = options.prompt > 0 ? options.batches.size() : 0;
   const auto n_decode = options.decode > 0 ? options.batches.size() * depths.size() : 0;
   Progress bar("benchmark", static_cast<std::int64_t>(n_prefill + n_decode + 1),
                "runs");
-  Table table({"", ">batch", ">depth", ">tokens/s"});
+  Table table({"", ">batch", ">depth", ">tokens/s", ">of bandwidth"});
   Json prefill = Json::array(), decode = Json::array();
   for (int batch : n_prefill > 0 ? options.batches : std::vector<int>{}) {
     const double tps =
@@ -67,42 +79,55 @@ void benchmark(const Options& options, bool depths_chosen, Context& context) {
     bar.advance();
     prefill.push_back({{"tokens", options.prompt}, {"batch", batch}, {"tps", tps}});
     table.add_row({fmt::format("prefill {}", options.prompt), fmt::format("{}", batch),
-                   "0", fmt::format("{:.1f}", tps)});
+                   "0", fmt::format("{:.1f}", tps), ""});
   }
-  double reached = 0;
+  std::vector<DecodeStep> steps;
   for (int depth : n_decode > 0 ? depths : std::vector<int>{})
     for (int batch : options.batches) {
-      const double tps = decode_rate(
-          model, {.batch = batch, .tokens = options.decode, .depth = depth}, run);
+      const BenchmarkShape shape{
+          .batch = batch, .tokens = options.decode, .depth = depth};
+      steps.push_back({shape, decode_rate(model, shape, run),
+                       static_cast<double>(step_bytes(model, shape, cache))});
       bar.advance();
-      if (depth == 0)
-        reached =
-            std::max(reached, tps / batch * static_cast<double>(step_bytes(model)));
-      decode.push_back({{"depth", depth}, {"batch", batch}, {"tps", tps}});
-      table.add_row({fmt::format("decode {}", options.decode), fmt::format("{}", batch),
-                     fmt::format("{}", depth), fmt::format("{:.1f}", tps)});
     }
 
   const std::uint64_t peak = peak_rss_bytes();  // without the block that is read now
   const double bandwidth = read_bandwidth();
   bar.advance();
+  double reached = 0;
+  for (const DecodeStep& step : steps) {
+    const double rate = step.tps / step.shape.batch * step.bytes;
+    reached = std::max(reached, rate);
+    decode.push_back({{"depth", step.shape.depth},
+                      {"batch", step.shape.batch},
+                      {"tps", step.tps},
+                      {"step_bytes", step.bytes},
+                      {"bandwidth_share", rate / bandwidth}});
+    table.add_row({fmt::format("decode {}", options.decode),
+                   fmt::format("{}", step.shape.batch),
+                   fmt::format("{}", step.shape.depth), fmt::format("{:.1f}", step.tps),
+                   fmt::format("{:.1f} %", 100 * rate / bandwidth)});
+  }
   context.out.write(table.text());
   context.out.print(
-      "weights {}, read at {:.1f} GB/s while decoding at depth 0 (this machine reads "
-      "{:.1f} GB/s); peak memory {}\n",
-      format_bytes(static_cast<std::uint64_t>(model.weight_bytes())), reached / 1e9,
-      bandwidth / 1e9, format_bytes(peak));
-  context.out.summary({{"model", options.model},
-                       {"prefill", prefill},
-                       {"decode", decode},
-                       {"bandwidth_reached_bytes_per_s", reached},
-                       {"read_bandwidth_bytes_per_s", bandwidth},
-                       {"model_bytes", model.weight_bytes()},
-                       {"threads", thread_count()},
-                       {"simd", name(simd_target())},
-                       {"repeat", options.repeat},
-                       {"exact", options.exact},
-                       {"peak_rss_bytes", peak}});
+      "weights {}, {} bytes of keys and values a token; decoding reads up to {:.1f} "
+      "GB/s "
+      "of the {:.1f} that this machine reads; peak memory {}\n",
+      format_bytes(static_cast<std::uint64_t>(model.weight_bytes())),
+      cache.bytes_per_token(), reached / 1e9, bandwidth / 1e9, format_bytes(peak));
+  Json summary = {{"model", options.model},
+                  {"prefill", prefill},
+                  {"decode", decode},
+                  {"bandwidth_reached_bytes_per_s", reached},
+                  {"read_bandwidth_bytes_per_s", bandwidth},
+                  {"model_bytes", model.weight_bytes()},
+                  {"threads", thread_count()},
+                  {"simd", name(simd_target())},
+                  {"repeat", options.repeat},
+                  {"exact", options.exact}};
+  add_cache_summary(cache, summary);
+  summary["peak_rss_bytes"] = peak;
+  context.out.summary(summary);
 }
 
 }  // namespace
@@ -137,6 +162,7 @@ Run add_benchmark(CLI::App& app) {
       ->capture_default_str();
   app.add_flag("--exact", options->exact,
                "Compute in float32, without int8 activations and float16 cache");
+  add_cache_flags(app, options->cache);
   return [options, depth](Context& context) {
     benchmark(*options, depth->count() > 0, context);
   };

@@ -2,15 +2,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <random>
 
 #include "mlx/ops.h"
-#include "mlx/random.h"
 #include "mlx/transforms.h"
 #include "optiq/base/signal.h"
 #include "optiq/cache/sequence_state.h"
 #include "optiq/generate/forward.h"
+#include "optiq/kernels/kv_page/kv_page.h"
 
 namespace optiq::app {
 namespace {
@@ -25,9 +26,10 @@ class Sequences {
   Sequences(models::Model& model, const BenchmarkShape& shape,
             const BenchmarkOptions& options)
       : model_(model), options_(options), random_(options.seed) {
+    const auto cache =
+        std::make_shared<cache::KvCache>(model.layer_shapes(), options.cache);
     for (int i = 0; i < shape.batch; ++i)
-      states_.push_back(std::make_unique<cache::SequenceState>(
-          model.layer_shapes(), shape.depth + shape.tokens, options.kv_type));
+      states_.push_back(std::make_unique<cache::SequenceState>(cache));
     if (shape.depth > 0) fill(shape.depth);
   }
 
@@ -80,22 +82,46 @@ class Sequences {
     models::finish_batch(call);
   }
 
-  // Random keys and values in memory of their own: pages never written would all be
-  // the one zero page, and reading them costs nothing.
+  // Random keys and values: one page of each kind is coded, and the others are copies
+  // of it in memory of their own.
   void fill(int depth) {
     for (auto& state : states_) {
-      for (int i = 0; i < model_.n_layers(); ++i) {
-        auto& kv = state->layer(i).kv;
-        if (!kv) continue;
-        for (mx::array* array : {&kv->k, &kv->v}) {
-          const mx::Shape shape = array->shape();
-          const mx::array row =
-              mx::random::normal({shape[0], 1, shape[2]}, array->dtype());
-          *array = mx::contiguous(mx::broadcast_to(row, shape));
-          mx::eval(*array);
-        }
+      state->prepare(depth);
+      const cache::KvCache& cache = state->cache();
+      for (const int page : {0, cache.float_pages()})
+        if (page * kPageTokens < depth) code_page(*state, page);
+      const kernels::PagedKv all = state->pages(first_attention_layer(cache));
+      for (int page = 1; page < all.pages.n_pages; ++page) {
+        const bool coded = page >= cache.float_pages();
+        const int from = coded ? cache.float_pages() : 0;
+        if (page != from)
+          std::memcpy(all.pages.pages[page], all.pages.pages[from],
+                      cache.store().page_bytes(coded ? 1 : 0));
       }
       state->advance(depth);
+    }
+  }
+
+  static int first_attention_layer(const cache::KvCache& cache) {
+    int layer = 0;
+    while (cache.layer(layer) == nullptr) ++layer;
+    return layer;
+  }
+
+  void code_page(cache::SequenceState& state, int page) {
+    std::normal_distribution<float> normal;
+    const auto& shapes = model_.layer_shapes();
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+      const auto [n_kv_heads, head_dim] =
+          std::pair(shapes[i].n_kv_heads, shapes[i].head_dim);
+      if (n_kv_heads == 0) continue;
+      const std::int64_t row = std::int64_t{n_kv_heads} * head_dim;
+      std::vector<float> k(static_cast<std::size_t>(kPageTokens * row)), v(k.size());
+      for (auto* values : {&k, &v})
+        std::ranges::generate(*values, [&] { return normal(random_); });
+      kernels::append_to_pages({k.data(), row, head_dim, v.data(), row, head_dim,
+                                page * kPageTokens, kPageTokens},
+                               state.pages(static_cast<int>(i)).pages);
     }
   }
 
@@ -154,6 +180,14 @@ std::int64_t step_bytes(models::Model& model) {
       if (part) bytes -= static_cast<std::int64_t>(part->nbytes());
   }
   return bytes;
+}
+
+std::int64_t step_bytes(models::Model& model, const BenchmarkShape& shape,
+                        const cache::KvCache& cache) {
+  // On average half of what is decoded lies behind the depth.
+  return step_bytes(model) +
+         shape.batch *
+             (cache.bytes(shape.depth + shape.tokens / 2) + cache.recurrent_bytes());
 }
 
 }  // namespace optiq::app

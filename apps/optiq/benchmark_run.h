@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "optiq/cache/kv_cache.h"
 #include "optiq/kernels/linear/linear_primitive.h"
 #include "optiq/models/model.h"
 
@@ -16,7 +17,7 @@ struct BenchmarkShape {
 
 struct BenchmarkOptions {
   kernels::Activation activation = kernels::Activation::kInt8;
-  FloatType kv_type = FloatType::kF16;
+  cache::CacheOptions cache;
   int repeat = 5;
   std::uint64_t seed = 0;
 };
@@ -35,5 +36,10 @@ double decode_rate(models::Model& model, const BenchmarkShape& shape,
 
 /// Bytes of weights that one decode step reads.
 std::int64_t step_bytes(models::Model& model);
+
+/// Bytes that a decode step of that batch reads at that depth: weights, keys and
+/// values, and recurrent states.
+std::int64_t step_bytes(models::Model& model, const BenchmarkShape& shape,
+                        const cache::KvCache& cache);
 
 }  // namespace optiq::app

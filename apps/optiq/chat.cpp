@@ -21,8 +21,12 @@ using Messages = nlohmann::ordered_json;
 // A conversation: its messages, and the session that has read them.
 class Conversation {
  public:
-  Conversation(LoadedModel& model, const RequestOptions& options, Context& context)
-      : model_(model), options_(options), context_(context) {
+  Conversation(LoadedModel& model, const RequestOptions& options, Request request,
+               Context& context)
+      : model_(model),
+        options_(options),
+        request_(std::move(request)),
+        context_(context) {
     reset();
   }
 
@@ -60,7 +64,7 @@ class Conversation {
   }
 
   GenerateResult answer() {
-    Request request = request_of(options_, context_);
+    Request request = request_;
     request.prompt = encode_chat(model_, messages_, chat_options_of(options_));
     keep_or_renew_session(request);
     const auto show = [&](const GeneratedToken& token) {
@@ -76,6 +80,7 @@ class Conversation {
 
   LoadedModel& model_;
   const RequestOptions& options_;
+  const Request request_;  // without its prompt
   Context& context_;
   Messages messages_;
   std::optional<generation::Session> session_;
@@ -96,6 +101,7 @@ std::optional<std::string> read_line(bool interactive, Context& context) {
 }
 
 void chat(const RequestOptions& options, Context& context) {
+  Request request = request_of(options, context);
   LoadedModel model = load(options.model);
   if (!model.chat_template)
     throw std::invalid_argument(
@@ -106,7 +112,7 @@ void chat(const RequestOptions& options, Context& context) {
     context.out.write(
         "/reset begins anew, /exit or Ctrl-D leaves, Ctrl-C stops an "
         "answer.\n");
-  Conversation conversation(model, options, context);
+  Conversation conversation(model, options, std::move(request), context);
   while (const auto line = read_line(interactive, context)) {
     if (line->find_first_not_of(" \t\r") == std::string::npos) continue;
     if (*line == "/exit" || *line == "/quit") return;

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "command.h"
 #include "optiq/base/error.h"
@@ -28,10 +29,13 @@ struct Options {
   int n_samples = 0;
   int length = 0;
   bool exact = false;
+  CacheFlags cache_flags;
+  std::optional<cache::CacheOptions> cache;  // what the flags ask for
 };
 
-kernels::Activation activation_of(const Options& options) {
-  return options.exact ? kernels::Activation::kExact : kernels::Activation::kInt8;
+eval::ForwardOptions forward_of(const Options& options) {
+  return {options.exact ? kernels::Activation::kExact : kernels::Activation::kInt8,
+          options.cache};
 }
 
 // The windows of --data, or of the text that comes with optiq.
@@ -61,10 +65,9 @@ eval::ProgressCallback progress_bar(const std::string& what) {
 
 Json perplexity(const Options& options, LoadedModel& model, Context& context) {
   const auto windows = windows_of(options, model, 2048);
-  const auto result =
-      eval::measure_perplexity(*model.model, windows,
-                               {.activation = activation_of(options),
-                                .on_progress = progress_bar("perplexity")});
+  const auto result = eval::measure_perplexity(
+      *model.model, windows,
+      {.forward = forward_of(options), .on_progress = progress_bar("perplexity")});
   context.out.print(
       "perplexity {:.4f} (nll {:.5f} ± {:.5f} nats) over {} tokens in {} "
       "windows\n",
@@ -81,7 +84,7 @@ Json kl(const Options& options, LoadedModel& model, Context& context) {
   const auto windows = windows_of(options, model, 1024);
   const auto r = eval::measure_kl(
       *reference.model, *model.model, windows,
-      {.activation = activation_of(options), .on_progress = progress_bar("kl")});
+      {.forward = forward_of(options), .on_progress = progress_bar("kl")});
   context.out.print(
       "KL(reference || model) {:.6f} ± {:.6f} nats, p99 {:.5f}, same first choice "
       "{:.2f} "
@@ -111,11 +114,13 @@ Json cases(const Options& options, LoadedModel& model, Context& context) {
       list.size() > static_cast<std::size_t>(options.n_samples))
     list.resize(static_cast<std::size_t>(options.n_samples));
   Progress bar(options.task, static_cast<std::int64_t>(list.size()), "cases");
-  const auto result = eval::run_cases(
-      model, list,
-      {.exact = options.exact, .on_progress = [&](std::size_t done, std::size_t) {
-         bar.set(static_cast<std::int64_t>(done));
-       }});
+  const auto result =
+      eval::run_cases(model, list,
+                      {.exact = options.exact,
+                       .cache = options.cache,
+                       .on_progress = [&](std::size_t done, std::size_t) {
+                         bar.set(static_cast<std::int64_t>(done));
+                       }});
   context.out.print(
       "{}: {} of {} right, accuracy {:.3f} (95 % interval {:.3f} to {:.3f}); answer "
       "nll "
@@ -204,6 +209,8 @@ void eval_command(const Options& options, Context& context) {
                      ? all_tasks(options, model, context)
                      : run_task(options, options.task, options.data, model, context));
   summary["exact"] = options.exact;
+  if (options.cache)
+    add_cache_summary({model.model->layer_shapes(), *options.cache}, summary);
   summary["peak_rss_bytes"] = peak_rss_bytes();
   context.out.summary(summary);
 }
@@ -234,7 +241,12 @@ Run add_eval(CLI::App& app) {
       ->type_name("N");
   app.add_flag("--exact", options->exact,
                "Compute in float32, without int8 activations and float16 cache");
-  return [options](Context& context) { eval_command(*options, context); };
+  add_cache_flags(app, options->cache_flags);
+  return [options](Context& context) {
+    options->cache = chosen_cache(options->cache_flags, context.seed);
+    if (options->cache && options->exact) options->cache->float_type = FloatType::kF32;
+    eval_command(*options, context);
+  };
 }
 
 }  // namespace optiq::app

@@ -57,16 +57,17 @@ std::vector<int> prompt_ids(const Options& options, const LoadedModel& model) {
 }
 
 void generate_command(const Options& options, Context& context) {
-  LoadedModel model = load(options.request.model);
   Request request = request_of(options.request, context);
+  LoadedModel model = load(options.request.model);
   request.prompt = prompt_ids(options, model);
   auto progress = std::make_unique<Progress>(
       "reading the prompt", static_cast<std::int64_t>(request.prompt.size()), "tokens");
   constexpr std::size_t kLongPrompt = 4096;  // tokens; shorter ones need no bar
   if (request.prompt.size() >= kLongPrompt)
     request.on_prefill = [&](int done) { progress->set(done); };
+  generation::Session session = new_session(model, request);
   const GenerateResult result =
-      generate(model, request, [&](const GeneratedToken& token) {
+      generate(model, session, request, [&](const GeneratedToken& token) {
         progress.reset();
         context.out.write(token.text);
         return true;
@@ -78,15 +79,17 @@ void generate_command(const Options& options, Context& context) {
       result.prompt_tokens, result.prefill_tps, result.completion_tokens,
       result.decode_tps, name(result.finish_reason), format_bytes(peak_rss_bytes()));
   if (result.finish_reason == FinishReason::kInterrupted) throw Interrupted();
-  context.out.summary({{"model", options.request.model},
-                       {"tokens", result.tokens},
-                       {"text", result.text},
-                       {"finish_reason", name(result.finish_reason)},
-                       {"prompt_tokens", result.prompt_tokens},
-                       {"completion_tokens", result.completion_tokens},
-                       {"prefill_tps", result.prefill_tps},
-                       {"decode_tps", result.decode_tps},
-                       {"peak_rss_bytes", peak_rss_bytes()}});
+  nlohmann::ordered_json summary = {{"model", options.request.model},
+                                    {"tokens", result.tokens},
+                                    {"text", result.text},
+                                    {"finish_reason", name(result.finish_reason)},
+                                    {"prompt_tokens", result.prompt_tokens},
+                                    {"completion_tokens", result.completion_tokens},
+                                    {"prefill_tps", result.prefill_tps},
+                                    {"decode_tps", result.decode_tps}};
+  add_cache_summary(session.state().cache(), summary);
+  summary["peak_rss_bytes"] = peak_rss_bytes();
+  context.out.summary(summary);
 }
 
 }  // namespace

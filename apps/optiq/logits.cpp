@@ -16,15 +16,17 @@ struct Options {
   std::string input_ids;
   std::string output;
   bool exact = false;
+  CacheFlags cache;
 };
 
 void logits(const Options& options, Context& context) {
   const std::vector<int> ids = read_ids(options.input_ids);
-  LoadedModel model = load(options.model, {.text = false});
   Request request;
   request.prompt = ids;
   request.max_tokens = 0;
   request.exact = options.exact;
+  request.cache = cache_options_of(options.cache, context.seed);
+  LoadedModel model = load(options.model, {.text = false});
   generation::Session session = new_session(model, request);
   const auto vocab = static_cast<std::size_t>(model.model->config().vocab_size);
   session.check(ids);
@@ -37,12 +39,14 @@ void logits(const Options& options, Context& context) {
   });
   file.commit();
   context.out.print("{}: logits [{}, {}]\n", options.output, ids.size(), vocab);
-  context.out.summary({{"model", options.model},
-                       {"output", options.output},
-                       {"tokens", ids.size()},
-                       {"vocab_size", vocab},
-                       {"exact", options.exact},
-                       {"peak_rss_bytes", peak_rss_bytes()}});
+  nlohmann::ordered_json summary = {{"model", options.model},
+                                    {"output", options.output},
+                                    {"tokens", ids.size()},
+                                    {"vocab_size", vocab},
+                                    {"exact", options.exact}};
+  add_cache_summary(session.state().cache(), summary);
+  summary["peak_rss_bytes"] = peak_rss_bytes();
+  context.out.summary(summary);
 }
 
 }  // namespace
@@ -59,6 +63,7 @@ Run add_logits(CLI::App& app) {
       ->type_name("FILE.safetensors");
   app.add_flag("--exact", options->exact,
                "Compute in float32, without int8 activations and float16 cache");
+  add_cache_flags(app, options->cache);
   return [options](Context& context) { logits(*options, context); };
 }
 

@@ -47,6 +47,7 @@ void add_request_options(CLI::App& app, RequestOptions& options) {
                "Go on past the model's end token, up to --max-tokens");
   app.add_flag("--exact", options.exact,
                "Compute in float32, without int8 activations and float16 cache");
+  add_cache_flags(app, options.cache);
   app.add_option("--system", options.system, "The system message")->type_name("TEXT");
   app.add_option("--chat-template-config", options.template_config,
                  "Variables for the chat template, such as "
@@ -65,6 +66,7 @@ Request request_of(const RequestOptions& options, const Context& context) {
   request.stop_strings = options.stop;
   request.ignore_eos = options.ignore_eos;
   request.exact = options.exact;
+  request.cache = cache_options_of(options.cache, context.seed);
   return request;
 }
 

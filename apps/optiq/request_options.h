@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cache_flags.h"
 #include "command.h"
 #include "optiq/generate/generate.h"
 
@@ -19,6 +20,7 @@ struct RequestOptions {
   std::vector<std::string> stop;
   bool ignore_eos = false;
   bool exact = false;
+  CacheFlags cache;
   std::string system;
   std::string template_config;  // JSON, variables of the chat template
 };

@@ -1,83 +1,116 @@
 #include "optiq/cache/sequence_state.h"
 
-#include "mlx/allocator.h"
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
 #include "mlx/ops.h"
+#include "optiq/base/error.h"
 
 namespace optiq::cache {
 namespace {
 
-mx::Dtype dtype_of(FloatType type) {
-  switch (type) {
-    case FloatType::kF16:
-      return mx::float16;
-    case FloatType::kBF16:
-      return mx::bfloat16;
-    default:
-      return mx::float32;
-  }
+// Room for the recurrent states of a sequence in the books.
+std::shared_ptr<const Reservation> room_in(const KvCache& cache) {
+  return std::make_shared<const Reservation>(
+      cache.store().reserve(static_cast<std::uint64_t>(cache.recurrent_bytes())));
 }
 
-// Memory that is allocated and not touched.
-mx::array untouched(const mx::Shape& shape, mx::Dtype dtype) {
-  std::size_t bytes = mx::size_of(dtype);
-  for (int n : shape) bytes *= static_cast<std::size_t>(n);
-  return mx::array(mx::allocator::malloc(bytes), shape, dtype);
+// The store, which keeps the whole cache alive.
+std::shared_ptr<PageStore> store_of(const std::shared_ptr<KvCache>& cache) {
+  return {cache, &cache->store()};
 }
 
 }  // namespace
 
-SequenceState::SequenceState(const std::vector<LayerShape>& shapes, int capacity,
-                             FloatType kv_type)
-    : shapes_(shapes), layers_(shapes.size()), kv_type_(kv_type), capacity_(capacity) {
-  for (std::size_t i = 0; i < shapes_.size(); ++i) {
-    const LayerShape& s = shapes_[i];
-    if (s.n_kv_heads > 0) {
-      const mx::Shape shape{s.n_kv_heads, capacity, s.head_dim};
-      layers_[i].kv = kernels::KvArrays{untouched(shape, dtype_of(kv_type)),
-                                        untouched(shape, dtype_of(kv_type))};
-    }
-    if (s.conv_kernel > 0) {
-      layers_[i].conv_tail = mx::zeros({s.conv_kernel - 1, s.conv_channels});
-      layers_[i].delta_state = mx::zeros({s.n_value_heads, s.key_dim, s.value_dim});
-    }
+SequenceState::SequenceState(std::shared_ptr<KvCache> cache)
+    : cache_(std::move(cache)),
+      room_(room_in(*cache_)),
+      recurrent_(empty_states()),
+      pages_(store_of(cache_), cache_->float_pages()) {}
+
+SequenceState::RecurrentStates SequenceState::empty_states() const {
+  RecurrentStates states;
+  for (const LayerShape& s : cache_->shapes()) {
+    states.emplace_back();
+    if (s.conv_kernel > 0)
+      states.back().emplace(
+          RecurrentState{mx::zeros({s.conv_kernel - 1, s.conv_channels}),
+                         mx::zeros({s.n_value_heads, s.key_dim, s.value_dim})});
   }
+  return states;
 }
 
-void SequenceState::reserve(int capacity) {
-  if (capacity <= capacity_) return;
-  for (std::size_t i = 0; i < layers_.size(); ++i) {
-    if (!layers_[i].kv) continue;
-    const LayerShape& s = shapes_[i];
-    const mx::Shape shape{s.n_kv_heads, capacity, s.head_dim};
-    const mx::Shape begin{0, 0, 0}, end{s.n_kv_heads, length_, s.head_dim};
-    const auto grow = [&](const mx::array& old) {
-      const mx::array larger = untouched(shape, old.dtype());
-      if (length_ == 0) return larger;
-      return mx::slice_update(larger, mx::slice(old, begin, end), begin, end);
-    };
-    layers_[i].kv = kernels::KvArrays{grow(layers_[i].kv->k), grow(layers_[i].kv->v)};
-  }
-  capacity_ = capacity;
+void SequenceState::prepare(int tokens) {
+  if (cache_->has_attention_layers()) pages_.prepare(length_, length_ + tokens);
+}
+
+SequenceState SequenceState::fork() const {
+  SequenceState other(cache_);
+  other.recurrent_ = recurrent_;
+  other.snapshots_ = snapshots_;
+  other.pages_ = pages_;
+  other.length_ = length_;
+  return other;
+}
+
+const SequenceState::Snapshot* SequenceState::snapshot_at(int length) const {
+  const auto found = std::ranges::find(snapshots_, length, &Snapshot::length);
+  return found == snapshots_.end() ? nullptr : &*found;
+}
+
+void SequenceState::take_snapshot() {
+  if (!cache_->has_recurrent_layers() || snapshot_at(length_) != nullptr) return;
+  snapshots_.push_back({length_, recurrent_, room_in(*cache_)});
+}
+
+bool SequenceState::can_truncate(int length) const {
+  if (length < 0 || length > length_) return false;
+  return !cache_->has_recurrent_layers() || length == 0 || length == length_ ||
+         snapshot_at(length) != nullptr;
+}
+
+void SequenceState::truncate(int length) {
+  if (length < 0 || length > length_)
+    throw std::invalid_argument(fmt::format(
+        "expected a length from 0 to {} to go back to, found {}", length_, length));
+  if (!can_truncate(length))
+    throw std::invalid_argument(fmt::format(
+        "this model has recurrent layers: it goes back to where a snapshot was taken, "
+        "found none at {} tokens",
+        length));
+  if (length == length_) return;
+  if (const Snapshot* snapshot = snapshot_at(length))
+    recurrent_ = snapshot->states;
+  else
+    recurrent_ = empty_states();
+  std::erase_if(snapshots_, [&](const Snapshot& s) { return s.length > length; });
+  pages_.truncate(length);
+  length_ = length;
+}
+
+kernels::PagedKv SequenceState::pages(int i) const {
+  const LayerPages* layer = cache_->layer(i);
+  OPTIQ_CHECK(layer != nullptr, "an attention layer");
+  KvPages pages;
+  pages.float_layout = &layer->float_layout;
+  pages.coded_layout = &layer->coded_layout;
+  pages.float_offset = layer->float_offset;
+  pages.coded_offset = layer->coded_offset;
+  pages.float_pages = pages_.first_pages();
+  pages.pages = pages_.data();
+  pages.n_pages = pages_.size();
+  pages.transform = &layer->transform;
+  return {pages, pages_.owner()};
 }
 
 std::vector<mx::array> SequenceState::arrays() const {
   std::vector<mx::array> all;
-  for (const LayerState& layer : layers_) {
-    if (layer.kv) {
-      all.push_back(layer.kv->k);
-      all.push_back(layer.kv->v);
-    }
-    if (layer.conv_tail) all.push_back(*layer.conv_tail);
-    if (layer.delta_state) all.push_back(*layer.delta_state);
-  }
+  for (const auto& state : recurrent_)
+    if (state) all.insert(all.end(), {state->conv_tail, state->delta_state});
   return all;
-}
-
-std::int64_t SequenceState::bytes_per_token() const {
-  std::int64_t bytes = 0;
-  for (const LayerShape& s : shapes_)
-    bytes += 2LL * s.n_kv_heads * s.head_dim * size_of(kv_type_);
-  return bytes;
 }
 
 }  // namespace optiq::cache

@@ -1,66 +1,95 @@
-// What the layers of a model remember of one sequence, in float.
+// What the layers of a model remember of one sequence.
 #pragma once
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "mlx/array.h"
+#include "optiq/cache/kv_cache.h"
+#include "optiq/cache/page_list.h"
 #include "optiq/kernels/attention/attention_primitive.h"
-#include "optiq/kernels/float_type.h"
 
 namespace optiq::cache {
 
 namespace mx = mlx::core;
 
-/// One layer's memory; which members are set is the kind of the layer.
-struct LayerState {
-  std::optional<kernels::KvArrays> kv;   // attention: [n_kv_heads, capacity, head_dim]
-  std::optional<mx::array> conv_tail;    // gated delta net: [kernel - 1, channels]
-  std::optional<mx::array> delta_state;  // gated delta net: [Hv, Dk, Dv]
+/// The memory of a gated delta net, of a fixed size.
+struct RecurrentState {
+  mx::array conv_tail;    // [kernel - 1, channels]
+  mx::array delta_state;  // [Hv, Dk, Dv]
 };
 
-/// What a layer needs to be remembered, decided by its model.
-struct LayerShape {
-  int n_kv_heads = 0;  // 0: not an attention layer
-  int head_dim = 0;
-  int conv_kernel = 0;  // 0: not a gated delta net
-  int conv_channels = 0;
-  int n_value_heads = 0;
-  int key_dim = 0;
-  int value_dim = 0;
-};
-
-/// The memory of one sequence.
+/// The memory of one sequence: pages for attention layers, and a state for recurrent
+/// ones.
 ///
-/// Threads   used by one thread at a time.
+/// Threads   used by one thread at a time; forks by others.
 class SequenceState {
  public:
-  /// An empty sequence with room for `capacity` tokens. Room that is not used yet is
-  /// not touched, so it costs address space only.
-  SequenceState(const std::vector<LayerShape>& shapes, int capacity, FloatType kv_type);
+  /// An empty sequence. Pages are taken as it grows.
+  ///
+  /// Throws    ResourceError if there is no room for the recurrent states
+  explicit SequenceState(std::shared_ptr<KvCache> cache);
+  SequenceState(SequenceState&&) noexcept = default;
+  SequenceState& operator=(SequenceState&&) noexcept = default;
 
   /// Tokens remembered.
   int length() const { return length_; }
-  int capacity() const { return capacity_; }
 
-  /// Makes room for `capacity` tokens, keeping what is there.
-  void reserve(int capacity);
+  /// Makes room for `tokens` more, before the graph that writes them is built.
+  ///
+  /// Throws    ResourceError; the sequence is as it was
+  void prepare(int tokens);
 
   /// Counts tokens that the layers have taken in.
   void advance(int tokens) { length_ += tokens; }
 
-  LayerState& layer(int i) { return layers_[static_cast<std::size_t>(i)]; }
+  /// Another sequence that remembers the same. They share what neither changes.
+  ///
+  /// Throws    ResourceError if there is no room for recurrent states
+  SequenceState fork() const;
 
-  /// Every array, for mx::eval.
+  /// Remembers the recurrent states as they are now, so that truncate() can come back
+  /// here. Without recurrent layers it does nothing.
+  ///
+  /// Throws    ResourceError if there is no room for it
+  void take_snapshot();
+
+  /// True if truncate(length) can be done.
+  bool can_truncate(int length) const;
+
+  /// Forgets all but the first `length` tokens, as if the others had never come.
+  ///
+  /// Throws    std::invalid_argument if `length` is more than length(), or if there are
+  ///           recurrent layers and no snapshot of that length
+  void truncate(int length);
+
+  /// The state of a recurrent layer.
+  RecurrentState& recurrent(int i) { return *recurrent_[static_cast<std::size_t>(i)]; }
+
+  /// The pages of an attention layer, for paged_attention.
+  kernels::PagedKv pages(int i) const;
+
+  /// The recurrent layers' arrays, for mx::eval.
   std::vector<mx::array> arrays() const;
 
-  /// Bytes of keys and values per token, over all layers.
-  std::int64_t bytes_per_token() const;
+  const KvCache& cache() const { return *cache_; }
 
  private:
-  std::vector<LayerShape> shapes_;
-  std::vector<LayerState> layers_;
-  FloatType kv_type_;
-  int capacity_ = 0;
+  using RecurrentStates = std::vector<std::optional<RecurrentState>>;  // by layer
+  struct Snapshot {
+    int length;
+    RecurrentStates states;
+    std::shared_ptr<const Reservation> room;
+  };
+
+  RecurrentStates empty_states() const;
+  const Snapshot* snapshot_at(int length) const;
+
+  std::shared_ptr<KvCache> cache_;
+  std::shared_ptr<const Reservation> room_;  // of the recurrent states
+  RecurrentStates recurrent_;
+  std::vector<Snapshot> snapshots_;  // by length
+  PageList pages_;
   int length_ = 0;
 };
 

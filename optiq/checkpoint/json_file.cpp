@@ -14,11 +14,15 @@ namespace optiq::checkpoint {
 
 using nlohmann::json;
 
-json parse_json_object(std::string_view text, const std::filesystem::path& file) {
+namespace {
+
+[[noreturn]] void refuse(const std::filesystem::path& file, const std::string& what) {
+  throw CheckpointError(fmt::format("{}: {}", file.string(), what));
+}
+
+json parse_json(std::string_view text, const std::filesystem::path& file) {
   constexpr int kDepthLimit = 64;
-  const auto fail = [&](const std::string& what) {
-    throw CheckpointError(fmt::format("{}: {}", file.string(), what));
-  };
+  const auto fail = [&](const std::string& what) { refuse(file, what); };
   std::vector<std::set<std::string>> keys;
   const auto watch = [&](int depth, json::parse_event_t event, json& value) {
     if (depth > kDepthLimit)
@@ -33,16 +37,29 @@ json parse_json_object(std::string_view text, const std::filesystem::path& file)
     return true;
   };
   try {
-    json value = json::parse(text, watch);
-    if (!value.is_object())
-      fail(fmt::format("expected a JSON object, found {}", value.type_name()));
-    return value;
+    return json::parse(text, watch);
   } catch (const json::parse_error& error) {
     fail(fmt::format("expected JSON, found a mistake at byte {}", error.byte));
   } catch (const json::exception&) {  // such as a number out of range
     fail("expected JSON, found a value out of range");
   }
   return {};
+}
+
+}  // namespace
+
+json parse_json_object(std::string_view text, const std::filesystem::path& file) {
+  json value = parse_json(text, file);
+  if (!value.is_object())
+    refuse(file, fmt::format("expected a JSON object, found {}", value.type_name()));
+  return value;
+}
+
+json parse_json_list(std::string_view text, const std::filesystem::path& file) {
+  json value = parse_json(text, file);
+  if (!value.is_array())
+    refuse(file, fmt::format("expected a JSON list, found {}", value.type_name()));
+  return value;
 }
 
 json read_json_object(const std::filesystem::path& file, std::size_t limit_bytes) {

@@ -16,7 +16,7 @@ namespace {
 
 // Likelihood and least margin of `target` after `prompt`, in one forward call.
 void score_target(models::Model& model, const std::vector<int>& prompt,
-                  const std::vector<int>& target, kernels::Activation activation,
+                  const std::vector<int>& target, const ForwardOptions& options,
                   CaseAnswer& answer) {
   std::vector<int> ids = prompt;
   ids.insert(ids.end(), target.begin(), target.end());
@@ -25,12 +25,12 @@ void score_target(models::Model& model, const std::vector<int>& prompt,
   WindowBatch batch;
   batch.ids.assign(ids.begin(), ids.end() - 1);
   batch.lengths = {static_cast<int>(batch.ids.size())};
-  const mx::array hidden = hidden_of(model, batch, activation);
+  const mx::array hidden = hidden_of(model, batch, options);
   answer.margin = std::numeric_limits<double>::infinity();
   const int step = head_rows(model);
   for (int begin = first; begin < end; begin += step) {
     const int stop = std::min(begin + step, end);
-    const mx::array logits = head_of(model, hidden, begin, stop, activation);
+    const mx::array logits = head_of(model, hidden, begin, stop, options.activation);
     const auto scores = score_tokens(
         logits, std::span(target).subspan(static_cast<std::size_t>(begin - first),
                                           static_cast<std::size_t>(stop - begin)));
@@ -55,14 +55,17 @@ CaseAnswer run_case(LoadedModel& model, const Case& c, const CaseOptions& option
         c.id, limit, prompt.size(), target.size()));
   CaseAnswer answer;
   answer.id = c.id;
-  score_target(*model.model, prompt, target,
-               options.exact ? kernels::Activation::kExact : kernels::Activation::kInt8,
-               answer);
+  score_target(
+      *model.model, prompt, target,
+      {options.exact ? kernels::Activation::kExact : kernels::Activation::kInt8,
+       options.cache},
+      answer);
   if (!options.generate) return answer;
   Request request;
   request.prompt = prompt;
   request.max_tokens = c.max_new_tokens;
   request.exact = options.exact;
+  if (options.cache) request.cache = *options.cache;
   const GenerateResult result = generate(model, request);
   if (result.finish_reason == FinishReason::kInterrupted) throw_if_interrupted();
   answer.output = result.text;

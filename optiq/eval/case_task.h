@@ -1,9 +1,11 @@
 // Asks a model fixed questions and counts right answers.
 #pragma once
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "optiq/cache/cache_options.h"
 #include "optiq/eval/case_file.h"
 #include "optiq/eval/wilson.h"
 #include "optiq/generate/loaded_model.h"
@@ -11,8 +13,9 @@
 namespace optiq::eval {
 
 struct CaseOptions {
-  bool exact = false;    // float32 activations and cache
-  bool generate = true;  // false: teacher-forced scores only
+  bool exact = false;  // float32 activations, and cache where nothing else is chosen
+  std::optional<cache::CacheOptions> cache;  // also of the teacher-forced scores
+  bool generate = true;                      // false: teacher-forced scores only
   std::function<void(std::size_t done, std::size_t total)> on_progress;
 };
 

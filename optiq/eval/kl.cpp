@@ -82,14 +82,15 @@ KlResult measure_kl(models::Model& reference, models::Model& model,
   const int step = head_rows(model);
   for (const WindowBatch& batch : gather(windows, options.batch_tokens)) {
     throw_if_interrupted();
-    const mx::array theirs = hidden_of(reference, batch, options.reference_activation);
-    const mx::array ours = hidden_of(model, batch, options.activation);
+    const mx::array theirs =
+        hidden_of(reference, batch, {options.reference_activation, std::nullopt});
+    const mx::array ours = hidden_of(model, batch, options.forward);
     const int n = static_cast<int>(batch.ids.size());
     for (int begin = 0; begin < n; begin += step) {
       const int end = std::min(begin + step, n);
       const mx::array p =
           head_of(reference, theirs, begin, end, options.reference_activation);
-      const mx::array q = head_of(model, ours, begin, end, options.activation);
+      const mx::array q = head_of(model, ours, begin, end, options.forward.activation);
       const std::size_t done = rows.kl.size();
       rows.kl.resize(done + static_cast<std::size_t>(end - begin));
       rows.same_top1.resize(rows.kl.size());

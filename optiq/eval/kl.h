@@ -9,7 +9,7 @@ namespace optiq::eval {
 
 struct KlOptions {
   int batch_tokens = 2048;  // rows of one forward call
-  kernels::Activation activation = kernels::Activation::kInt8;  // the model's
+  ForwardOptions forward;   // the model's
   kernels::Activation reference_activation = kernels::Activation::kExact;
   ProgressCallback on_progress;
 };

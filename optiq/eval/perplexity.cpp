@@ -39,11 +39,12 @@ Perplexity measure_perplexity(models::Model& model, const std::vector<Window>& w
   const int step = head_rows(model);
   for (const WindowBatch& batch : gather(windows, options.batch_tokens)) {
     throw_if_interrupted();
-    const mx::array hidden = hidden_of(model, batch, options.activation);
+    const mx::array hidden = hidden_of(model, batch, options.forward);
     const int rows = static_cast<int>(batch.ids.size());
     for (int begin = 0; begin < rows; begin += step) {
       const int end = std::min(begin + step, rows);
-      const mx::array logits = head_of(model, hidden, begin, end, options.activation);
+      const mx::array logits =
+          head_of(model, hidden, begin, end, options.forward.activation);
       std::vector<int> targets(batch.targets.begin() + begin,
                                batch.targets.begin() + end);
       for (int& target : targets) target = std::max(target, 0);

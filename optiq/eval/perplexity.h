@@ -9,7 +9,7 @@ namespace optiq::eval {
 
 struct PerplexityOptions {
   int batch_tokens = 4096;  // rows of one forward call
-  kernels::Activation activation = kernels::Activation::kInt8;
+  ForwardOptions forward;
   ProgressCallback on_progress;
 };
 

@@ -8,6 +8,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "optiq/generate/forward.h"
+#include "optiq/generate/session.h"
 
 namespace optiq::eval {
 
@@ -43,12 +44,33 @@ std::vector<WindowBatch> gather(const std::vector<Window>& windows, int max_toke
   return batches;
 }
 
+namespace {
+
+mx::array cached_hidden(models::Model& model, const WindowBatch& batch,
+                        const ForwardOptions& options) {
+  std::vector<mx::array> parts;
+  std::span<const int> ids = batch.ids;
+  for (const int length : batch.lengths) {
+    generation::Session session(
+        model, {.cache = *options.cache, .activation = options.activation});
+    session.feed_hidden(ids.first(static_cast<std::size_t>(length)),
+                        [&](int, const mx::array& hidden) { parts.push_back(hidden); });
+    ids = ids.subspan(static_cast<std::size_t>(length));
+  }
+  mx::array hidden = mx::concatenate(std::move(parts), 0);
+  mx::eval(hidden);
+  return hidden;
+}
+
+}  // namespace
+
 mx::array hidden_of(models::Model& model, const WindowBatch& batch,
-                    kernels::Activation activation) {
+                    const ForwardOptions& options) {
+  if (options.cache) return cached_hidden(model, batch, options);
   const mx::array ids(batch.ids.data(), {static_cast<int>(batch.ids.size())},
                       mx::int32);
   mx::array hidden = generation::forward_layers(
-      model, ids, models::uncached_batch(batch.lengths, activation));
+      model, ids, models::uncached_batch(batch.lengths, options.activation));
   mx::eval(hidden);
   return hidden;
 }

@@ -2,10 +2,12 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "mlx/array.h"
+#include "optiq/cache/cache_options.h"
 #include "optiq/models/model.h"
 
 namespace optiq::eval {
@@ -35,11 +37,19 @@ struct WindowBatch {
 /// Windows gathered in order, as many to a call as fit `max_tokens`, one at least.
 std::vector<WindowBatch> gather(const std::vector<Window>& windows, int max_tokens);
 
-/// Embedding and layers of a batch without a cache, evaluated.
+/// How a model that is measured runs.
+struct ForwardOptions {
+  kernels::Activation activation = kernels::Activation::kInt8;
+  std::optional<cache::CacheOptions> cache;  // none: whole windows, without a cache
+};
+
+/// Embedding and layers of a batch, evaluated. Through a cache, each window is a prompt
+/// of its own, read in the chunks that generate() reads: what its cache does to a token
+/// is done to those behind it.
 ///
 /// Shapes    -> [T, hidden_size] float32
 mx::array hidden_of(models::Model& model, const WindowBatch& batch,
-                    kernels::Activation activation);
+                    const ForwardOptions& options);
 
 /// Rows of logits that are held at a time: 64 MB of them.
 int head_rows(const models::Model& model);

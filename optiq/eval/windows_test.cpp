@@ -60,7 +60,7 @@ TEST(TokenScores, AreTheLogSoftmaxAndTheGapToTheBestOther) {
 TEST(Perplexity, IsTheSameHoweverWindowsAreBatched) {
   const auto windows = cut_windows(counting(700), {.length = 100});
   PerplexityOptions options;
-  options.activation = kernels::Activation::kExact;
+  options.forward.activation = kernels::Activation::kExact;
   const Perplexity together = measure_perplexity(demo(), windows, options);
   options.batch_tokens = 1;
   const Perplexity alone = measure_perplexity(demo(), windows, options);

@@ -19,13 +19,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Tokens that the prompt and the answer may take.
-int wanted_capacity(const LoadedModel& model, const Request& request) {
-  return static_cast<int>(std::min<std::int64_t>(
-      static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens,
-      model.model->config().max_position_embeddings));
-}
-
 // The part of the prompt that the session does not hold yet.
 std::span<const int> rest_of_prompt(const generation::Session& session,
                                     const Request& request) {
@@ -54,10 +47,9 @@ const char* name(FinishReason reason) {
 }
 
 generation::Session new_session(LoadedModel& model, const Request& request) {
-  const int capacity = wanted_capacity(model, request);
   return generation::Session(
-      *model.model, request.exact ? generation::exact_session(capacity)
-                                  : generation::SessionOptions{.capacity = capacity});
+      *model.model, request.exact ? generation::exact_session(request.cache)
+                                  : generation::SessionOptions{.cache = request.cache});
 }
 
 GenerateResult generate(LoadedModel& model, const Request& request,
@@ -72,7 +64,6 @@ GenerateResult generate(LoadedModel& loaded, generation::Session& session,
     throw std::invalid_argument("stop strings need a model that has a tokenizer");
   const int limit = loaded.model->config().max_position_embeddings;
   const std::span<const int> rest = rest_of_prompt(session, request);
-  session.reserve(wanted_capacity(loaded, request));
 
   const int held = session.length();
   session.on_chunk([&](int) {

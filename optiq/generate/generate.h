@@ -21,6 +21,7 @@ struct Request {
   std::vector<std::string> stop_strings;     // need a tokenizer
   bool ignore_eos = false;                   // the model's own do not stop it
   bool exact = false;                        // float32 activations and cache
+  cache::CacheOptions cache;                 // of a session made for this request
   std::function<void(int done)> on_prefill;  // tokens of the prompt taken in
 };
 
@@ -68,7 +69,7 @@ GenerateResult generate(LoadedModel& model, const Request& request,
 GenerateResult generate(LoadedModel& model, generation::Session& session,
                         const Request& request, const OnToken& on_token = {});
 
-/// An empty session with room for the request.
+/// An empty session, as the request asks for it.
 generation::Session new_session(LoadedModel& model, const Request& request);
 
 /// The ids of a prompt: `messages` through the model's chat template.

@@ -150,7 +150,7 @@ TEST(Session, ChunksOfAnySizeGiveTheSameLogits) {
   const std::vector<int> prompt =
       ask("What is the history of the Roman Empire?").prompt;
   const auto logits = [&](int chunk) {
-    auto options = generation::exact_session(64);
+    auto options = generation::exact_session();
     options.chunk = chunk;
     generation::Session session(*demo().model, options);
     return values(session.feed(prompt));
@@ -162,9 +162,9 @@ TEST(Session, ChunksOfAnySizeGiveTheSameLogits) {
 
 TEST(Session, AllRowsEndInTheLastOne) {
   const std::vector<int> prompt = ask("Hello").prompt;
-  generation::Session one(*demo().model, generation::exact_session(64));
+  generation::Session one(*demo().model, generation::exact_session());
   const auto last = values(one.feed(prompt));
-  auto options = generation::exact_session(64);
+  auto options = generation::exact_session();
   options.chunk = 4;
   generation::Session all(*demo().model, options);
   int rows = 0;
@@ -180,7 +180,7 @@ TEST(Session, AllRowsEndInTheLastOne) {
 }
 
 TEST(Session, IdsOutsideOfTheVocabularyAreRefusedByPlace) {
-  generation::Session session(*demo().model, generation::exact_session(8));
+  generation::Session session(*demo().model, generation::exact_session());
   const std::vector<int> ids = {1, 2, 8192};
   try {
     session.feed(ids);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 
@@ -13,19 +14,28 @@
 
 namespace optiq::generation {
 
-SessionOptions exact_session(int capacity) {
-  return {.capacity = capacity,
-          .kv_type = FloatType::kF32,
-          .activation = kernels::Activation::kExact};
+SessionOptions exact_session(cache::CacheOptions cache) {
+  cache.float_type = FloatType::kF32;
+  return {.cache = std::move(cache), .activation = kernels::Activation::kExact};
 }
 
 Session::Session(models::Model& model, const SessionOptions& options)
     : model_(model),
       options_(options),
-      state_(model.layer_shapes(), std::max(options.capacity, 1), options.kv_type) {}
+      state_(std::make_shared<cache::KvCache>(model.layer_shapes(), options.cache)) {}
 
-void Session::reserve(int capacity) {
-  state_.reserve(std::min(capacity, model_.config().max_position_embeddings));
+Session::Session(models::Model& model, SessionOptions options,
+                 cache::SequenceState state, std::vector<int> tokens)
+    : model_(model),
+      options_(std::move(options)),
+      state_(std::move(state)),
+      tokens_(std::move(tokens)) {}
+
+Session Session::fork() const { return {model_, options_, state_.fork(), tokens_}; }
+
+void Session::truncate(int length) {
+  state_.truncate(length);
+  tokens_.resize(static_cast<std::size_t>(length));
 }
 
 void Session::check(std::span<const int> tokens) const {
@@ -89,27 +99,35 @@ mx::array Session::feed(std::span<const int> tokens) {
   return *logits;
 }
 
+void Session::feed_hidden(
+    std::span<const int> tokens,
+    const std::function<void(int first, const mx::array& hidden)>& on_rows) {
+  run_chunks(
+      tokens,
+      [&](int begin, int, const mx::array& hidden, bool) -> std::optional<mx::array> {
+        std::vector<mx::array> outputs = state_.arrays();
+        outputs.push_back(hidden);
+        mx::eval(std::move(outputs));
+        on_rows(begin, hidden);
+        return std::nullopt;
+      });
+}
+
 void Session::feed_all(
     std::span<const int> tokens,
     const std::function<void(int first, const mx::array& logits)>& on_rows) {
   // Logits of 16 M values, 64 MB, at most at a time.
   const int head_rows = std::max(1, (16 << 20) / model_.config().vocab_size);
-  run_chunks(tokens,
-             [&](int begin, int rows, const mx::array& hidden,
-                 bool) -> std::optional<mx::array> {
-               std::vector<mx::array> outputs = state_.arrays();
-               outputs.push_back(hidden);
-               mx::eval(std::move(outputs));
-               const int width = hidden.shape(1);
-               for (int i = 0; i < rows; i += head_rows) {
-                 const int end = std::min(i + head_rows, rows);
-                 const mx::array logits = model_.head(
-                     mx::slice(hidden, {i, 0}, {end, width}), options_.activation);
-                 mx::eval(logits);
-                 on_rows(begin + i, logits);
-               }
-               return std::nullopt;
-             });
+  feed_hidden(tokens, [&](int begin, const mx::array& hidden) {
+    const int rows = hidden.shape(0), width = hidden.shape(1);
+    for (int i = 0; i < rows; i += head_rows) {
+      const int end = std::min(i + head_rows, rows);
+      const mx::array logits =
+          model_.head(mx::slice(hidden, {i, 0}, {end, width}), options_.activation);
+      mx::eval(logits);
+      on_rows(begin + i, logits);
+    }
+  });
 }
 
 }  // namespace optiq::generation

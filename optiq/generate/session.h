@@ -6,7 +6,6 @@
 
 #include "mlx/array.h"
 #include "optiq/cache/sequence_state.h"
-#include "optiq/kernels/float_type.h"
 #include "optiq/kernels/linear/linear_primitive.h"
 #include "optiq/models/model.h"
 
@@ -15,19 +14,21 @@ namespace optiq::generation {
 namespace mx = mlx::core;
 
 struct SessionOptions {
-  int capacity = 0;  // tokens there is room for from the start
-  FloatType kv_type = FloatType::kF16;
+  cache::CacheOptions cache;
   kernels::Activation activation = kernels::Activation::kInt8;
   int chunk = 512;  // tokens of one forward call
 };
 
-/// float32 throughout: what `--exact` asks for.
-SessionOptions exact_session(int capacity);
+/// float32 where nothing else is chosen: what `--exact` asks for.
+SessionOptions exact_session(cache::CacheOptions cache = {});
 
 /// Threads   one.
 class Session {
  public:
+  /// A session with a cache of its own.
+  ///
   /// Requires  `model` outlives this.
+  /// Throws    as cache::KvCache does
   Session(models::Model& model, const SessionOptions& options);
 
   /// Takes tokens in, in chunks. The logits of the last one are evaluated.
@@ -37,6 +38,14 @@ class Session {
   /// Throws    std::invalid_argument if a token is not, or the context is full;
   ///           Interrupted between chunks: the tokens of finished chunks stay.
   mx::array feed(std::span<const int> tokens);
+
+  /// The same, with what the last layer gives for each token: `on_rows(first, hidden)`
+  /// is called per chunk, in order, evaluated.
+  ///
+  /// Shapes    hidden [rows, hidden_size] float32; `first` counts within `tokens`
+  void feed_hidden(
+      std::span<const int> tokens,
+      const std::function<void(int first, const mx::array& hidden)>& on_rows);
 
   /// The same with the logits of every token: `on_rows(first, logits)` is called per
   /// chunk, in order.
@@ -53,8 +62,17 @@ class Session {
   /// Throws    std::invalid_argument if `tokens` cannot be fed.
   void check(std::span<const int> tokens) const;
 
-  /// Makes room for `capacity` tokens in all; more than the context holds is not made.
-  void reserve(int capacity);
+  /// Another session that has taken in the same tokens; they share what neither
+  /// changes.
+  Session fork() const;
+
+  /// Lets truncate() come back to this length, for models with recurrent layers.
+  void take_snapshot() { state_.take_snapshot(); }
+
+  /// Forgets all but the first `length` tokens, as if the others had never been fed.
+  ///
+  /// Throws    as cache::SequenceState does
+  void truncate(int length);
 
   int length() const { return state_.length(); }
 
@@ -63,6 +81,9 @@ class Session {
   const cache::SequenceState& state() const { return state_; }
 
  private:
+  Session(models::Model& model, SessionOptions options, cache::SequenceState state,
+          std::vector<int> tokens);
+
   template <class UseHidden>
   void run_chunks(std::span<const int> tokens, UseHidden&& use_hidden);
 

@@ -59,10 +59,59 @@ OPTIQ_INLINE float reduce_add(Vec v) {
 OPTIQ_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 OPTIQ_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 
+// Requires no NaN.
 OPTIQ_INLINE float reduce_max(Vec v) {
-  float best = v[0];
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#elif defined(__AVX2__)
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128((__m256)v),
+                        _mm256_extractf128_ps((__m256)v, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+#else
+  return vmaxvq_f32((float32x4_t)v);
+#endif
+}
+
+OPTIQ_INLINE std::int32_t reduce_max(VecInt v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32((__m512i)v);
+#elif defined(__AVX2__)
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128((__m256i)v),
+                            _mm256_extracti128_si256((__m256i)v, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
+#else
+  return vmaxvq_s32((int32x4_t)v);
+#endif
+}
+
+OPTIQ_INLINE std::int32_t reduce_add(VecInt v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v);
+#elif defined(__AVX2__)
+  __m128i m = _mm_add_epi32(_mm256_castsi256_si128((__m256i)v),
+                            _mm256_extracti128_si256((__m256i)v, 1));
+  m = _mm_add_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
+#else
+  return vaddvq_s32((int32x4_t)v);
+#endif
+}
+
+/// The low byte of each lane.
+OPTIQ_INLINE void store_low_bytes(std::int8_t* p, VecInt v) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)v));
+#elif defined(__AVX2__)
+  const __m256i index = _mm256_set1_epi32(0x0c080400);
+  const __m256i low = _mm256_shuffle_epi8((__m256i)v, index);
+  _mm_storel_epi64((__m128i*)p, _mm_unpacklo_epi32(_mm256_castsi256_si128(low),
+                                                   _mm256_extracti128_si256(low, 1)));
+#else
+  const int8x8_t low = vmovn_s16(vcombine_s16(vmovn_s32((int32x4_t)v), vdup_n_s16(0)));
+  __builtin_memcpy(p, &low, 4);
+#endif
 }
 
 OPTIQ_INLINE Vec load_bf16(const std::uint16_t* p) {
@@ -98,6 +147,15 @@ OPTIQ_INLINE void store_f16(std::uint16_t* p, Vec v) {
 #else
   vst1_f16((__fp16*)p, vcvt_f16_f32((float32x4_t)v));
 #endif
+}
+
+/// Rounds to nearest even; NaN stays NaN.
+OPTIQ_INLINE void store_bf16(std::uint16_t* p, Vec v) {
+  typedef std::uint32_t Bits __attribute__((vector_size(4 * kLanes)));
+  const Bits bits = (Bits)v;
+  Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  rounded = v == v ? rounded : ((bits >> 16) | 0x40);
+  for (int i = 0; i < kLanes; ++i) p[i] = (std::uint16_t)rounded[i];
 }
 
 OPTIQ_INLINE Vec round_to_nearest(Vec v) {

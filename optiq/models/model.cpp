@@ -28,7 +28,7 @@ Batch cached_batch(const std::vector<cache::SequenceState*>& states,
   std::vector<kernels::Segment> segments;
   for (std::size_t i = 0; i < states.size(); ++i) {
     segments.push_back({tokens[i], states[i]->length()});
-    states[i]->reserve(states[i]->length() + tokens[i]);
+    states[i]->prepare(tokens[i]);
   }
   return {segments, states, positions_of(segments), activation};
 }

@@ -26,8 +26,10 @@ struct Batch {
 /// A batch of whole sequences of these lengths, without a cache.
 Batch uncached_batch(const std::vector<int>& lengths, kernels::Activation activation);
 
-/// A batch that continues `states` by `tokens[i]` rows each. The states advance when
-/// finish_batch is called.
+/// A batch that continues `states` by `tokens[i]` rows each, with room made for them.
+/// The states advance when finish_batch is called.
+///
+/// Throws    ResourceError if there is no room
 Batch cached_batch(const std::vector<cache::SequenceState*>& states,
                    const std::vector<int>& tokens, kernels::Activation activation);
 

@@ -101,7 +101,9 @@ void attention(const AttentionArgs& args) {
   const auto run_tile = OPTIQ_CHOOSE(attention_tile);
   parallel_for(plan.pieces.size(), [&](std::size_t i) {
     thread_local std::vector<float> scratch;
-    run_tile(args, plan.pieces[i], room_for(scratch, scratch_size(args.head_dim)));
+    float* room = room_for(scratch, scratch_size(args.head_dim) + 16);
+    const auto past = reinterpret_cast<std::uintptr_t>(room) % 64 / sizeof(float);
+    run_tile(args, plan.pieces[i], room + (past ? 16 - past : 0));  // aligned to 64
   });
   const auto merge = OPTIQ_CHOOSE(attention_merge);
   parallel_for(plan.split.size(), [&](std::size_t i) {

@@ -1,8 +1,10 @@
-// Softmax attention over float keys and values, for ragged batches.
+// Softmax attention over keys and values in float or coded, for ragged batches.
 #pragma once
 #include <cstdint>
 
 #include "optiq/kernels/float_type.h"
+#include "optiq/kernels/kv_page/kv_layout.h"
+#include "optiq/kernels/linear/activation.h"
 
 namespace optiq::kernels {
 
@@ -16,11 +18,13 @@ struct KvView {
   std::int64_t v_head_stride, v_row_stride;
 };
 
-/// One sequence: its `tokens` rows of q, and cached + tokens rows of keys and values.
+/// One sequence: its `tokens` rows of q, and cached + tokens rows of keys and values,
+/// in pages if there are any, else where `kv` says.
 struct AttentionSegment {
   int tokens;
   int cached;
   KvView kv;
+  const KvPages* pages = nullptr;
 };
 
 /// One call of attention.
@@ -40,6 +44,7 @@ struct AttentionArgs {
   float scale;
   int window;  // keys that a token sees, itself the last; 0: all
   bool causal;
+  Activation activation;  // over coded pages: kInt8 rounds queries and weights to int8
 };
 
 constexpr int kMaxHeadDim = 1024;

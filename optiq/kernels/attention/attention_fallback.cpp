@@ -3,6 +3,8 @@
 #include <limits>
 
 #include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "optiq/kernels/kv_page/kv_page.h"
 
 namespace optiq::kernels {
 namespace {
@@ -83,6 +85,42 @@ std::vector<mx::array> attention_fallback(const std::vector<mx::array>& inputs,
   std::vector<mx::array> outputs{y};
   outputs.insert(outputs.end(), caches.begin(), caches.end());
   return outputs;
+}
+
+std::vector<mx::array> paged_fallback(const std::vector<mx::array>& inputs,
+                                      std::span<const Segment> segments,
+                                      std::span<const PagedKv> pages, float scale,
+                                      int window, bool causal, bool has_gate) {
+  const mx::array k = mx::contiguous(inputs[1]), v = mx::contiguous(inputs[2]);
+  mx::eval(k, v);
+  const int n_kv_heads = k.shape(1), dim = k.shape(2);
+  const std::int64_t width = static_cast<std::int64_t>(n_kv_heads) * dim;
+  std::vector<mx::array> parts;
+  int row = 0;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const Segment& segment = segments[i];
+    if (segment.tokens == 0) continue;
+    append_to_pages(
+        {k.data<float>() + row * width, width, dim, v.data<float>() + row * width,
+         width, dim, segment.cached, segment.tokens},
+        pages[i].pages);
+    const int keys = segment.cached + segment.tokens;
+    const std::int64_t head = static_cast<std::int64_t>(keys) * dim;
+    std::vector<float> all_k(static_cast<std::size_t>(n_kv_heads * head));
+    std::vector<float> all_v(all_k.size());
+    for (int h = 0; h < n_kv_heads; ++h)
+      read_from_pages(pages[i].pages, {h, 0, keys, all_k.data() + h * head,
+                                       all_v.data() + h * head, true});
+    const mx::Shape shape{n_kv_heads, keys, dim};
+    parts.push_back(attend(
+        rows(inputs[0], row, row + segment.tokens), mx::array(all_k.data(), shape),
+        mx::array(all_v.data(), shape), additive_mask(segment, window, causal), scale));
+    row += segment.tokens;
+  }
+  mx::array y =
+      parts.empty() ? mx::zeros(inputs[0].shape()) : mx::concatenate(parts, 0);
+  if (has_gate) y = y * mx::sigmoid(inputs[3]);
+  return {y};
 }
 
 }  // namespace optiq::kernels

@@ -15,4 +15,12 @@ std::vector<mx::array> attention_fallback(const std::vector<mx::array>& inputs,
                                           float scale, int window, bool causal,
                                           bool has_gate);
 
+/// paged_attention() on q, k, v, and the gate if `has_gate`: evaluates them, appends to
+/// the pages, and attends to what the pages hold, decoded and in the space of the
+/// inputs. It has no gradient. Gives y.
+std::vector<mx::array> paged_fallback(const std::vector<mx::array>& inputs,
+                                      std::span<const Segment> segments,
+                                      std::span<const PagedKv> pages, float scale,
+                                      int window, bool causal, bool has_gate);
+
 }  // namespace optiq::kernels

@@ -10,6 +10,9 @@
 namespace optiq::kernels::OPTIQ_SIMD {
 
 typedef std::uint16_t Half;
+struct BFloat {
+  std::uint16_t bits;
+};
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
 constexpr int kAccumulators = 12;  // of 16 registers
@@ -22,6 +25,7 @@ constexpr int kPanelKeys = kPanelVectors * kLanes;  // keys of one score tile
 
 OPTIQ_INLINE Vec load_value(const float* p) { return load(p); }
 OPTIQ_INLINE Vec load_value(const Half* p) { return load_f16(p); }
+OPTIQ_INLINE Vec load_value(const BFloat* p) { return load_bf16(&p->bits); }
 
 /// The first n < kLanes values, then zeros.
 template <class Value>

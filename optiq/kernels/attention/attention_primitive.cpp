@@ -10,6 +10,7 @@
 #include "optiq/kernels/attention/attention.h"
 #include "optiq/kernels/attention/attention_fallback.h"
 #include "optiq/kernels/fused_primitive.h"
+#include "optiq/kernels/kv_page/kv_page.h"
 
 namespace optiq::kernels {
 namespace {
@@ -20,6 +21,7 @@ struct Settings {
   float scale;
   int window;
   bool causal, has_gate;
+  Activation activation;
 
   std::size_t first_cache() const { return has_gate ? 4 : 3; }
 };
@@ -28,35 +30,64 @@ FloatType type_of(const mx::array& x) {
   return x.dtype() == mx::float16 ? FloatType::kF16 : FloatType::kF32;
 }
 
-class Attention : public FusedPrimitive {
+// What attention() and paged_attention() share.
+class AttentionBase : public FusedPrimitive {
  public:
-  Attention(Fallback fallback, Settings settings)
+  AttentionBase(Fallback fallback, Settings settings)
       : FusedPrimitive(fused_stream(), "Attention", std::move(fallback)),
         settings_(std::move(settings)) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    release_siblings(inputs, outputs);
-    const mx::array q = with_contiguous_rows(inputs[0]);
-    const mx::array k = with_contiguous_rows(inputs[1]);
-    const mx::array v = with_contiguous_rows(inputs[2]);
-    allocate(outputs[0]);
-    AttentionArgs args{};
-    args.q = q.data<float>();
-    args.q_row_stride = q.strides(0);
-    args.q_head_stride = q.strides(1);
+ protected:
+  struct Rows {
+    mx::array q, k, v;
+    AttentionArgs args;
+  };
+
+  // The rows of a call with what is known without their keys.
+  Rows rows_of(const Arrays& inputs, mx::array& out) {
+    Rows rows{with_contiguous_rows(inputs[0]),
+              with_contiguous_rows(inputs[1]),
+              with_contiguous_rows(inputs[2]),
+              {}};
+    allocate(out);
+    AttentionArgs& args = rows.args;
+    args.q = rows.q.data<float>();
+    args.q_row_stride = rows.q.strides(0);
+    args.q_head_stride = rows.q.strides(1);
     if (settings_.has_gate) {
       const mx::array gate = with_contiguous_rows(inputs[3]);
       args.gate = gate.data<float>();
       args.gate_row_stride = gate.strides(0);
       args.gate_head_stride = gate.strides(1);
     }
-    args.y = outputs[0].data<float>();
-    args.n_heads = q.shape(1);
-    args.n_kv_heads = k.shape(1);
-    args.head_dim = q.shape(2);
+    args.y = out.data<float>();
+    args.n_heads = rows.q.shape(1);
+    args.n_kv_heads = rows.k.shape(1);
+    args.head_dim = rows.q.shape(2);
     args.scale = settings_.scale;
     args.window = settings_.window;
     args.causal = settings_.causal;
+    args.activation = settings_.activation;
+    return rows;
+  }
+
+  mx::array with_contiguous_rows(const mx::array& x) {
+    const bool rows = x.shape(2) == 1 || x.strides(2) == 1;
+    return rows ? x : contiguous(x);
+  }
+
+  Settings settings_;
+};
+
+class Attention : public AttentionBase {
+ public:
+  using AttentionBase::AttentionBase;
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    release_siblings(inputs, outputs);
+    const Rows rows = rows_of(inputs, outputs[0]);
+    const mx::array &k = rows.k, &v = rows.v;
+    const int head_dim = rows.args.head_dim;
     std::vector<AttentionSegment> segments;
     std::int64_t row = 0;
     for (std::size_t i = 0; i < settings_.segments.size(); ++i) {
@@ -76,17 +107,19 @@ class Attention : public FusedPrimitive {
         mx::array& new_v = outputs[2 + 2 * i];
         append(inputs[at], k, row, s, new_k);
         append(inputs[at + 1], v, row, s, new_v);
-        const std::int64_t head =
-            static_cast<std::int64_t>(new_k.shape(1)) * args.head_dim;
-        const KvView view{new_k.data<void>(), new_v.data<void>(),
-                          type_of(new_k),     head,
-                          args.head_dim,      head,
-                          args.head_dim};
+        const std::int64_t head = static_cast<std::int64_t>(new_k.shape(1)) * head_dim;
+        const KvView view{new_k.data<void>(),
+                          new_v.data<void>(),
+                          type_of(new_k),
+                          head,
+                          head_dim,
+                          head,
+                          head_dim};
         segments.push_back({s.tokens, s.cached, view});
       }
       row += s.tokens;
     }
-    dispatch([args, segments = std::move(segments)]() mutable {
+    dispatch([args = rows.args, segments = std::move(segments)]() mutable {
       args.segments = segments.data();
       args.n_segments = static_cast<int>(segments.size());
       attention(args);
@@ -109,11 +142,6 @@ class Attention : public FusedPrimitive {
       if (out.is_tracer()) return;
     for (mx::array& out : outputs)
       if (&out.inputs() != &inputs) out.inputs().clear();
-  }
-
-  mx::array with_contiguous_rows(const mx::array& x) {
-    const bool rows = x.shape(2) == 1 || x.strides(2) == 1;
-    return rows ? x : contiguous(x);
   }
 
   // Gives `out` the rows of `cache` and behind them those of x.
@@ -148,8 +176,53 @@ class Attention : public FusedPrimitive {
       });
     });
   }
+};
 
-  Settings settings_;
+class PagedAttention : public AttentionBase {
+ public:
+  PagedAttention(Fallback fallback, Settings settings, std::vector<PagedKv> pages)
+      : AttentionBase(std::move(fallback), std::move(settings)),
+        pages_(std::move(pages)) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    const Rows rows = rows_of(inputs, outputs[0]);
+    // The kernel keeps the pages, for it may outlive this node.
+    dispatch([args = rows.args, pages = pages_, new_rows = kv_rows(rows.k, rows.v),
+              batch = settings_.segments]() mutable {
+      std::vector<AttentionSegment> segments;
+      for (std::size_t i = 0; i < batch.size(); ++i) {
+        append_to_pages(of_segment(new_rows, batch[i]), pages[i].pages);
+        segments.push_back({batch[i].tokens, batch[i].cached, {}, &pages[i].pages});
+        skip(new_rows, batch[i]);
+      }
+      args.segments = segments.data();
+      args.n_segments = static_cast<int>(segments.size());
+      attention(args);
+    });
+  }
+
+ private:
+  static KvRows kv_rows(const mx::array& k, const mx::array& v) {
+    return {k.data<float>(),
+            k.strides(0),
+            k.strides(1),
+            v.data<float>(),
+            v.strides(0),
+            v.strides(1),
+            0,
+            0};
+  }
+  static KvRows of_segment(KvRows rows, const Segment& s) {
+    rows.first = s.cached;
+    rows.tokens = s.tokens;
+    return rows;
+  }
+  static void skip(KvRows& rows, const Segment& s) {
+    rows.k += s.tokens * rows.k_row_stride;
+    rows.v += s.tokens * rows.v_row_stride;
+  }
+
+  std::vector<PagedKv> pages_;
 };
 
 [[noreturn]] void refuse(const std::string& what) {
@@ -203,13 +276,29 @@ void check_cache(const KvArrays& cache, const Segment& segment, const mx::array&
                        segment.cached, shape[1]));
 }
 
+void check_pages(const KvPages& pages, const Segment& segment, const mx::array& k) {
+  const std::int64_t tokens =
+      static_cast<std::int64_t>(segment.cached) + segment.tokens;
+  if (tokens > static_cast<std::int64_t>(pages.n_pages) * kPageTokens)
+    refuse(fmt::format("{} tokens behind {} do not fit {} pages", segment.tokens,
+                       segment.cached, pages.n_pages));
+  if ((pages.float_pages > 0 && !pages.float_layout) ||
+      (pages.n_pages > pages.float_pages && !pages.coded_layout))
+    refuse("expected a layout for each kind of page");
+  for (const KvLayout* layout : {pages.float_layout, pages.coded_layout})
+    if (layout && (layout->n_kv_heads != k.shape(1) || layout->head_dim != k.shape(2)))
+      refuse(fmt::format("pages for {} heads of {} do not take k {}",
+                         layout->n_kv_heads, layout->head_dim, text(k)));
+}
+
 Settings settings_of(std::span<const Segment> segments,
                      const AttentionOptions& options) {
   return {{segments.begin(), segments.end()},
           options.scale,
           options.window,
           options.causal,
-          options.gate.has_value()};
+          options.gate.has_value(),
+          options.activation};
 }
 
 Fallback fallback_for(const Settings& s) {
@@ -237,6 +326,31 @@ mx::array attention(const mx::array& q, const mx::array& k, const mx::array& v,
       q.shape(), mx::float32,
       std::make_shared<Attention>(std::move(fallback), std::move(settings)),
       std::move(inputs));
+}
+
+mx::array paged_attention(const mx::array& q, const mx::array& k, const mx::array& v,
+                          std::span<const Segment> segments,
+                          std::span<const PagedKv> pages,
+                          const AttentionOptions& options) {
+  check(q, k, v, segments, options);
+  if (pages.size() != segments.size())
+    refuse(fmt::format("pages of {} sequences for {} segments", pages.size(),
+                       segments.size()));
+  for (std::size_t i = 0; i < pages.size(); ++i)
+    check_pages(pages[i].pages, segments[i], k);
+  Arrays inputs{q, k, v};
+  if (options.gate) inputs.push_back(*options.gate);
+  Settings settings = settings_of(segments, options);
+  std::vector<PagedKv> kept(pages.begin(), pages.end());
+  Fallback fallback = [s = settings, kept](const Arrays& in) {
+    return paged_fallback(in, s.segments, kept, s.scale, s.window, s.causal,
+                          s.has_gate);
+  };
+  if (!runs_on_cpu()) return fallback(inputs)[0];
+  return mx::array(q.shape(), mx::float32,
+                   std::make_shared<PagedAttention>(
+                       std::move(fallback), std::move(settings), std::move(kept)),
+                   std::move(inputs));
 }
 
 std::pair<mx::array, std::vector<KvArrays>> cached_attention(

@@ -1,11 +1,14 @@
 // Attention over a float key-value cache, on MLX arrays.
 #pragma once
+#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "mlx/array.h"
+#include "optiq/kernels/kv_page/kv_layout.h"
+#include "optiq/kernels/linear/activation.h"
 #include "optiq/kernels/segment.h"
 
 namespace optiq::kernels {
@@ -26,6 +29,7 @@ struct AttentionOptions {
   int window = 0;  // a token sees the last `window` tokens, itself among them; 0: all
   bool causal = true;
   std::optional<mx::array> gate;  // y *= sigmoid(gate), [T, n_heads, head_dim]
+  Activation activation = Activation::kInt8;  // over coded pages
 };
 
 /// softmax(scale q k^T + mask) v for each segment by itself, grouped-query, without a
@@ -35,6 +39,27 @@ struct AttentionOptions {
 ///           q, k, v and the gate may be strided views whose last axis is contiguous.
 mx::array attention(const mx::array& q, const mx::array& k, const mx::array& v,
                     std::span<const Segment> segments, const AttentionOptions& options);
+
+/// The pages of one sequence, and what keeps them, their table and layouts alive.
+struct PagedKv {
+  KvPages pages;
+  std::shared_ptr<const void> owner;
+};
+
+/// The same over pages: k and v are first appended behind the `cached` tokens of each
+/// segment's pages, then attended to with all that is before them.
+///
+/// The pages are memory beside MLX's graph. They are written when the result is
+/// evaluated, and whoever reads or writes them next must come after that: evaluate a
+/// step before the next one is built. An array that is evaluated twice (a gradient's
+/// recomputation) writes the same bytes twice.
+///
+/// Requires  each table has pages for cached + tokens; no page is in two segments
+/// unless all of its tokens are cached
+mx::array paged_attention(const mx::array& q, const mx::array& k, const mx::array& v,
+                          std::span<const Segment> segments,
+                          std::span<const PagedKv> pages,
+                          const AttentionOptions& options);
 
 /// The same over a cache: k and v are first written behind the `cached` tokens of each
 /// segment's arrays, which come back changed (in place where nobody else holds them:

@@ -4,12 +4,33 @@
 #include <vector>
 
 #include "optiq/kernels/attention/attention_tile.h"
+#include "optiq/kernels/kv_page/kv_page_head.h"
 
 namespace optiq::kernels::ref {
 namespace {
 
+KvTransform transform_of(const AttentionSegment& s) {
+  return s.pages && s.pages->transform ? *s.pages->transform : KvTransform{};
+}
+
+// Value i of a key or value, as it is stored.
+double stored(const AttentionSegment& s, bool keys, int head, int token, int i,
+              int dim) {
+  if (s.pages) {
+    const int page = token / kPageTokens;
+    const KvLayout& layout = layout_of(*s.pages, page);
+    return stored_value(keys ? layout.k : layout.v, head_of(*s.pages, page, head), keys,
+                        i, token % kPageTokens, dim);
+  }
+  const std::int64_t at = keys ? head * s.kv.k_head_stride + token * s.kv.k_row_stride
+                               : head * s.kv.v_head_stride + token * s.kv.v_row_stride;
+  return load_float(keys ? s.kv.k : s.kv.v, at + i, s.kv.type);
+}
+
 void write_row(const AttentionArgs& a, const AttentionTile& tile, int row,
-               const std::vector<double>& sums, double weight) {
+               std::vector<double> sums, double weight) {
+  const KvTransform transform = transform_of(a.segments[tile.segment]);
+  if (transform.v_signs) rotate_back(transform.v_signs, a.head_dim, sums.data());
   const int group = a.n_heads / a.n_kv_heads;
   const std::int64_t token = tile.first_token + row / group;
   const int head = tile.kv_head * group + row % group;
@@ -35,16 +56,17 @@ void attention_tile(const AttentionArgs& a, const AttentionTile& tile, float*) {
     const int visible_end = a.causal ? position + 1 : s.cached + s.tokens;
     const int begin = std::max(window_begin, tile.chunk_begin * kChunkKeys);
     const int end = std::min(visible_end, tile.chunk_end * kChunkKeys);
-    const float* q = a.q + (tile.first_token + row / group) * a.q_row_stride +
-                     (tile.kv_head * group + row % group) * a.q_head_stride;
+    const float* from = a.q + (tile.first_token + row / group) * a.q_row_stride +
+                        (tile.kv_head * group + row % group) * a.q_head_stride;
+    std::vector<double> q(from, from + dim);
+    if (const float* signs = transform_of(s).k_signs) rotate(signs, dim, q.data());
     std::vector<double> scores, sums(static_cast<std::size_t>(dim), 0.0);
     double largest = -1e30;
     for (int key = begin; key < end; ++key) {
-      const std::int64_t at =
-          tile.kv_head * s.kv.k_head_stride + key * s.kv.k_row_stride;
       double dot = 0;
       for (int i = 0; i < dim; ++i)
-        dot += static_cast<double>(q[i]) * load_float(s.kv.k, at + i, s.kv.type);
+        dot +=
+            q[static_cast<std::size_t>(i)] * stored(s, true, tile.kv_head, key, i, dim);
       scores.push_back(dot * a.scale);
       largest = std::max(largest, scores.back());
     }
@@ -52,11 +74,10 @@ void attention_tile(const AttentionArgs& a, const AttentionTile& tile, float*) {
     for (int key = begin; key < end; ++key) {
       const double p =
           std::exp(scores[static_cast<std::size_t>(key - begin)] - largest);
-      const std::int64_t at =
-          tile.kv_head * s.kv.v_head_stride + key * s.kv.v_row_stride;
       weight += p;
       for (int i = 0; i < dim; ++i)
-        sums[static_cast<std::size_t>(i)] += p * load_float(s.kv.v, at + i, s.kv.type);
+        sums[static_cast<std::size_t>(i)] +=
+            p * stored(s, false, tile.kv_head, key, i, dim);
     }
     if (!tile.partial) {
       write_row(a, tile, row, sums, weight);

@@ -2,10 +2,12 @@
 // transposed, so that scores come as vectors of keys and need no sums across lanes:
 // for many rows once into a panel that all rows share, for few rows in registers.
 // Prefill is bound by multiply-adds (6 rows by 4 vectors in registers), decode by the
-// bytes of keys and values. Source: attention.h; the register tile as in Goto and van
-// de Geijn 2008.
+// bytes of keys and values. Blocks in coded pages: coded_block.h. Source: attention.h;
+// the register tile as in Goto and van de Geijn 2008.
 #include "optiq/kernels/attention/attention_microkernel.h"
 #include "optiq/kernels/attention/attention_tile.h"
+#include "optiq/kernels/attention/coded_block.h"
+#include "optiq/kernels/kv_page/rotation.h"
 
 namespace optiq::kernels::OPTIQ_SIMD {
 namespace {
@@ -35,12 +37,26 @@ struct Workspace {
   float* factor;   // [rows]
   float* largest;  // [rows]
   float* weight;   // [rows]
+  RoundedRows rounded_q;        // of all groups; for coded keys
+  RoundedRows rounded_weights;  // of one group and block; for coded values
+};
+
+// Keys or values of a block: rows of floats, or codes in a page. `ahead`: bytes from
+// here to what is to be asked for, 0 for nothing.
+struct BlockSide {
+  const KvSide* coded;  // null: floats
+  const std::byte* head;
+  const void* rows;
+  FloatType type;
+  std::int64_t stride;
+  std::int64_t ahead;
 };
 
 struct Tile {
   const AttentionArgs& args;
   const AttentionTile& tile;
   const AttentionSegment& segment;
+  KvTransform transform;
   int group, rows, dim, padded, vectors;
   Workspace w;
 
@@ -98,6 +114,21 @@ OPTIQ_INLINE void pack_values(const Value* v, std::int64_t stride, int keys,
   }
 }
 
+// scores = q panel.
+OPTIQ_INLINE void multiply_panel(const Tile& t, int row, int rows, int keys) {
+  for (int j = 0; j < keys; j += kPanelKeys)
+    multiply<float>(rows, t.w.q + row * t.padded, t.padded, t.w.panel + j * t.padded,
+                    kPanelKeys, t.dim, t.w.scores + row * kBlockKeys + j, kBlockKeys,
+                    nullptr, (min_int(keys - j, kPanelKeys) + kLanes - 1) / kLanes);
+}
+
+// sums = factor sums + weights values.
+OPTIQ_INLINE void multiply_values(const Tile& t, int row, int rows, int keys) {
+  multiply<float>(rows, t.w.scores + row * kBlockKeys, kBlockKeys, t.w.values, t.padded,
+                  keys, t.w.sums + row * t.padded, t.padded, t.w.factor + row,
+                  t.vectors);
+}
+
 // Scores become weights: of keys [begin, begin + keys), those outside
 // [visible_begin, visible_end) weigh 0. Sets factor, largest and weight of the row.
 OPTIQ_INLINE void soften_row(const Tile& t, int row, int begin, int keys) {
@@ -130,23 +161,22 @@ OPTIQ_INLINE void soften_row(const Tile& t, int row, int begin, int keys) {
   t.w.weight[row] = t.w.weight[row] * factor + reduce_add(sum);
 }
 
+// Scores of floats. `ahead` counts values.
 template <class Value>
-OPTIQ_INLINE void score_all(const Tile& t, int row, int rows, const Value* k, int keys,
-                            bool few, std::int64_t ahead) {
-  const std::int64_t stride = t.segment.kv.k_row_stride;
+OPTIQ_INLINE void score_floats(const Tile& t, int row, int rows, const BlockSide& side,
+                               int keys) {
+  const auto* k = (const Value*)side.rows;
+  const std::int64_t ahead = side.ahead / (int)sizeof(Value);
   const float* q = t.w.q + row * t.padded;
   float* scores = t.w.scores + row * kBlockKeys;
-  if (!few) {
-    pack_keys(k, stride, keys, t);
-    for (int j = 0; j < keys; j += kPanelKeys)
-      multiply<float>(rows, q, t.padded, t.w.panel + j * t.padded, kPanelKeys, t.dim,
-                      scores + j, kBlockKeys, nullptr,
-                      (min_int(keys - j, kPanelKeys) + kLanes - 1) / kLanes);
+  if (rows > kFewRows) {
+    pack_keys(k, side.stride, keys, t);
+    multiply_panel(t, row, rows, keys);
     return;
   }
-#define OPTIQ_FEW(n)                                                              \
-  case n:                                                                         \
-    score_few<n>(q, t.padded, t.dim, k, stride, keys, scores, kBlockKeys, ahead); \
+#define OPTIQ_FEW(n)                                                                   \
+  case n:                                                                              \
+    score_few<n>(q, t.padded, t.dim, k, side.stride, keys, scores, kBlockKeys, ahead); \
     break
   // The scratch has room for the rows that are rounded up to.
   switch (rows <= 4 ? rows : rows <= 6 ? 6 : rows <= 8 ? 8 : kFewRows) {
@@ -161,38 +191,115 @@ OPTIQ_INLINE void score_all(const Tile& t, int row, int rows, const Value* k, in
 #undef OPTIQ_FEW
 }
 
-// How far ahead to ask for keys or values: not at all where the rows do not lie one
-// after another, or where so many are not seen any more.
 template <class Value>
-OPTIQ_INLINE std::int64_t ahead(const Tile& t, std::int64_t stride, int seen) {
-  constexpr int kValues = kAheadBytes / (int)sizeof(Value);
-  return stride == t.dim && (std::int64_t)seen * t.dim >= kValues ? kValues : 0;
+OPTIQ_INLINE void sum_floats(const Tile& t, int row, int rows, const BlockSide& side,
+                             int keys) {
+  const auto* v = (const Value*)side.rows;
+  if (rows > kFewRows || t.dim % kLanes != 0) {
+    pack_values(v, side.stride, keys, t);
+    multiply_values(t, row, rows, keys);
+    return;
+  }
+  multiply<Value>(rows, t.w.scores + row * kBlockKeys, kBlockKeys, v, side.stride, keys,
+                  t.w.sums + row * t.padded, t.padded, t.w.factor + row, t.vectors,
+                  side.ahead / (int)sizeof(Value));
+}
+
+OPTIQ_INLINE void score_block(const Tile& t, int row, int rows, const BlockSide& side,
+                              int keys) {
+  if (side.coded) {
+    const CodedBlock block{*side.coded, side.head, t.dim, keys, side.ahead};
+    // The values' room is free while keys are at work.
+    const std::uint8_t* columns = unpack_keys(block, (std::uint8_t*)t.w.values);
+    if (t.args.activation == Activation::kExact) {
+      decode_keys(block, columns, t.w.panel);
+      multiply_panel(t, row, rows, keys);
+    } else {
+      score_codes(from_row(t.w.rounded_q, row), rows, block, columns,
+                  t.w.scores + row * kBlockKeys);
+    }
+  } else if (side.type == FloatType::kF32) {
+    score_floats<float>(t, row, rows, side, keys);
+  } else if (side.type == FloatType::kF16) {
+    score_floats<Half>(t, row, rows, side, keys);
+  } else {
+    score_floats<BFloat>(t, row, rows, side, keys);
+  }
+}
+
+OPTIQ_INLINE void sum_block(const Tile& t, int row, int rows, const BlockSide& side,
+                            int keys) {
+  if (side.coded) {
+    const CodedBlock block{*side.coded, side.head, t.dim, keys, side.ahead};
+    const std::uint8_t* columns = unpack_values(block, (std::uint8_t*)t.w.panel);
+    if (t.args.activation == Activation::kExact) {
+      decode_values(block, columns, t.w.values);
+      multiply_values(t, row, rows, keys);
+    } else {
+      sum_codes(t.w.scores + row * kBlockKeys, rows, block, columns, t.w.factor + row,
+                t.w.sums + row * t.padded, t.padded,
+                from_row(t.w.rounded_weights, row));
+    }
+  } else if (side.type == FloatType::kF32) {
+    sum_floats<float>(t, row, rows, side, keys);
+  } else if (side.type == FloatType::kF16) {
+    sum_floats<Half>(t, row, rows, side, keys);
+  } else {
+    sum_floats<BFloat>(t, row, rows, side, keys);
+  }
+}
+
+struct Block {
+  BlockSide k, v;
+};
+
+// A block of the strided views. Where rows do not lie one after another, or so many are
+// not seen any more, nothing is asked for.
+OPTIQ_INLINE Block view_block(const Tile& t, int begin, int seen) {
+  const KvView& kv = t.segment.kv;
+  const auto side = [&](const void* rows, std::int64_t head_stride, std::int64_t stride)
+      __attribute__((always_inline)) {
+    const std::int64_t at = t.tile.kv_head * head_stride + begin * stride;
+    const bool more =
+        stride == t.dim && (std::int64_t)seen * t.dim * size_of(kv.type) >= kAheadBytes;
+    return BlockSide{nullptr, nullptr, (const char*)rows + at * size_of(kv.type),
+                     kv.type, stride,  more ? kAheadBytes : 0};
+  };
+  return {side(kv.k, kv.k_head_stride, kv.k_row_stride),
+          side(kv.v, kv.v_head_stride, kv.v_row_stride)};
+}
+
+// A block in a page. What is asked for lies as many pages on as hold kAheadBytes of the
+// head.
+OPTIQ_INLINE Block page_block(const Tile& t, int begin, int seen) {
+  const KvPages& pages = *t.segment.pages;
+  const int page = begin / kBlockKeys;
+  const bool in_floats = page < pages.float_pages;
+  const KvLayout& layout = in_floats ? *pages.float_layout : *pages.coded_layout;
+  const std::int64_t offset = (in_floats ? pages.float_offset : pages.coded_offset) +
+                              t.tile.kv_head * layout.head_bytes;
+  const std::byte* head = pages.pages[page] + offset;
+  const int on = (int)((kAheadBytes + layout.head_bytes - 1) / layout.head_bytes);
+  const bool more =
+      seen > (on - 1) * kBlockKeys && in_floats == (page + on < pages.float_pages);
+  const std::int64_t ahead = more ? pages.pages[page + on] + offset - head : 0;
+  const auto side = [&](const KvSide& s) __attribute__((always_inline)) {
+    const bool floats = s.format.kind == KvKind::kFloat;
+    return BlockSide{floats ? nullptr : &s, head,  head + s.codes,
+                     s.format.type,         t.dim, ahead};
+  };
+  return {side(layout.k), side(layout.v)};
 }
 
 // One block of keys [begin, begin + keys), seen by rows from `row` on.
-template <class Value>
 OPTIQ_INLINE void walk_block(const Tile& t, int row, int begin, int keys) {
-  const KvView& kv = t.segment.kv;
   const int rows = t.rows - row;
-  const bool few = rows <= kFewRows;
-  const auto* k =
-      (const Value*)kv.k + t.tile.kv_head * kv.k_head_stride + begin * kv.k_row_stride;
-  const auto* v =
-      (const Value*)kv.v + t.tile.kv_head * kv.v_head_stride + begin * kv.v_row_stride;
   const int seen = t.visible_end(t.rows - 1) - begin - keys;
-  score_all(t, row, rows, k, keys, few, ahead<Value>(t, kv.k_row_stride, seen));
+  const Block block =
+      t.segment.pages ? page_block(t, begin, seen) : view_block(t, begin, seen);
+  score_block(t, row, rows, block.k, keys);
   for (int r = row; r < t.rows; ++r) soften_row(t, r, begin, keys);
-  const float* weights = t.w.scores + row * kBlockKeys;
-  float* sums = t.w.sums + row * t.padded;
-  if (few && t.dim % kLanes == 0) {
-    multiply<Value>(rows, weights, kBlockKeys, v, kv.v_row_stride, keys, sums, t.padded,
-                    t.w.factor + row, t.vectors,
-                    ahead<Value>(t, kv.v_row_stride, seen));
-    return;
-  }
-  pack_values(v, kv.v_row_stride, keys, t);
-  multiply<float>(rows, weights, kBlockKeys, t.w.values, t.padded, keys, sums, t.padded,
-                  t.w.factor + row, t.vectors);
+  sum_block(t, row, rows, block.v, keys);
 }
 
 // One chunk, from nothing: leaves sums, largest and weight.
@@ -208,10 +315,7 @@ OPTIQ_INLINE void walk_chunk(const Tile& t, int chunk) {
     int row = 0;
     if (t.args.causal && begin > t.position(0))
       row = (begin - t.segment.cached) * t.group - t.tile.row_begin;
-    if (t.segment.kv.type == FloatType::kF16)
-      walk_block<Half>(t, row, begin, keys);
-    else
-      walk_block<float>(t, row, begin, keys);
+    walk_block(t, row, begin, keys);
   }
 }
 
@@ -229,8 +333,10 @@ OPTIQ_INLINE void merge_row(float* total, float& total_largest, float& total_wei
           multiply_add(load(total + i), broadcast(keep), load(sums + i) * add));
 }
 
-OPTIQ_INLINE void write_row(const Tile& t, int row, const float* total, float weight) {
+// `total` is used up.
+OPTIQ_INLINE void write_row(const Tile& t, int row, float* total, float weight) {
   const AttentionArgs& a = t.args;
+  if (t.transform.v_signs) rotate_back(t.transform.v_signs, total, t.dim);
   const std::int64_t token = t.token(row);
   const int head = t.head(row);
   const float inverse = 1.0f / weight;
@@ -249,12 +355,22 @@ OPTIQ_INLINE void write_row(const Tile& t, int row, const float* total, float we
   }
 }
 
+// Null where no keys are coded.
+OPTIQ_INLINE const KvSide* coded_keys_of(const AttentionSegment& segment) {
+  if (!segment.pages || !segment.pages->coded_layout) return nullptr;
+  const KvSide& k = segment.pages->coded_layout->k;
+  return k.format.kind == KvKind::kFloat ? nullptr : &k;
+}
+
 OPTIQ_INLINE Tile describe(const AttentionArgs& args, const AttentionTile& tile,
                            Workspace w) {
   const int lanes = kLanes;
+  const AttentionSegment& segment = args.segments[tile.segment];
+  const bool transformed = segment.pages && segment.pages->transform;
   return Tile{args,
               tile,
-              args.segments[tile.segment],
+              segment,
+              transformed ? *segment.pages->transform : KvTransform{},
               args.n_heads / args.n_kv_heads,
               tile.row_end - tile.row_begin,
               args.head_dim,
@@ -270,25 +386,43 @@ void attention_tile(const AttentionArgs& args, const AttentionTile& tile,
   const int rows = max_tile_rows(args.head_dim), padded = padded_dim(args.head_dim);
   const auto take = [&](int n) {
     float* p = scratch;
-    scratch += n;
+    scratch += round_up(n, 16);  // a line of the cache
     return p;
+  };
+  const auto take_rounded = [&](int values, int groups) {
+    RoundedRows r{};
+    r.stride = values;
+    r.groups = groups;
+    r.codes = (std::int8_t*)take(rows * values / 4);
+    r.start = (std::int32_t*)take(rows * groups);
+    r.step = take(rows * groups);
+    r.sum = take(rows * groups);
+    return r;
   };
   Workspace w{};
   w.q = take(rows * padded);
   w.sums = take(rows * padded);
   w.total = take(rows * padded);
   w.panel = take(kBlockKeys * padded);
-  w.values = take(kBlockKeys * padded);
+  w.values = take(kBlockKeys * round_up(padded, kTileDepth));
   w.scores = take(kBlockKeys * (rows + kFewRows));
   w.factor = take(rows);
   w.largest = take(rows);
   w.weight = take(rows);
   float* total_largest = take(rows);
   float* total_weight = take(rows);
+  const KvSide* coded_keys = coded_keys_of(args.segments[tile.segment]);
+  if (coded_keys)
+    w.rounded_q = take_rounded(round_up(padded, kTileDepth), coded_keys->groups);
+  w.rounded_weights = take_rounded(kBlockKeys, 1);
   const Tile t = describe(args, tile, w);
   for (int r = 0; r < t.rows; ++r)
     copy_row(args.q + t.token(r) * args.q_row_stride + t.head(r) * args.q_head_stride,
              t.dim, t.padded, w.q + r * t.padded);
+  for (int r = 0; r < t.rows && t.transform.k_signs; ++r)
+    rotate(t.transform.k_signs, w.q + r * t.padded, t.dim);
+  for (int r = 0; r < t.rows && coded_keys; ++r)
+    round_query(w.q + r * t.padded, t.dim, *coded_keys, from_row(w.rounded_q, r));
   fill(w.total, static_cast<std::int64_t>(t.rows) * t.padded, 0);
   fill(total_largest, t.rows, kLowest);
   fill(total_weight, t.rows, 0);

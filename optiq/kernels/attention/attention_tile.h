@@ -42,11 +42,15 @@ constexpr std::int64_t partial_size(int rows, int head_dim) {
   return static_cast<std::int64_t>(rows) * (padded_dim(head_dim) + 2);
 }
 
-/// Floats that attention_tile needs to work in.
+/// Floats that attention_tile needs to work in: rows, two panels of a block with room
+/// for whole tiles of codes, scores; rows rounded to int8 with three numbers for each
+/// group of 32 values, and weights rounded; 16 of alignment for each.
 constexpr std::int64_t scratch_size(int head_dim) {
-  return static_cast<std::int64_t>(padded_dim(head_dim)) *
-             (3 * max_tile_rows(head_dim) + 2 * kBlockKeys) +
-         (kBlockKeys + 5) * max_tile_rows(head_dim) + kBlockKeys * kFewRows;
+  const std::int64_t padded = padded_dim(head_dim) + 16, rows = max_tile_rows(head_dim);
+  const std::int64_t groups = (padded + 31) / 32;
+  return padded * (3 * rows + 2 * kBlockKeys) + (kBlockKeys + 5) * rows +
+         kBlockKeys * kFewRows + rows * (padded / 4 + 3 * groups + kBlockKeys / 4 + 3) +
+         20 * 16;
 }
 
 /// The chunks that rows [row_begin, row_end) of a segment see.

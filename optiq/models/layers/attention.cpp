@@ -19,6 +19,7 @@ mx::array SelfAttention::operator()(const mx::array& x, const mx::array& residua
   kernels::AttentionOptions options;
   options.scale = 1.0f / std::sqrt(static_cast<float>(D));
   options.window = window;
+  options.activation = batch.activation;
   mx::array queries = mx::reshape(qkv[0], {T, H, gated ? 2 * D : D});
   if (gated) {
     options.gate = mx::slice(queries, {0, 0, D}, {T, H, 2 * D});
@@ -33,17 +34,10 @@ mx::array SelfAttention::operator()(const mx::array& x, const mx::array& residua
   if (batch.states.empty()) {
     y = kernels::attention(rq, rk, values, batch.segments, options);
   } else {
-    std::vector<kernels::KvArrays> caches;
-    for (cache::SequenceState* state : batch.states) {
-      auto& kv = state->layer(call.index).kv;
-      caches.push_back(std::move(*kv));
-      kv.reset();  // so that the arrays can be written in place
-    }
-    auto [out, updated] = kernels::cached_attention(rq, rk, values, batch.segments,
-                                                    std::move(caches), options);
-    y = out;
-    for (std::size_t i = 0; i < updated.size(); ++i)
-      batch.states[i]->layer(call.index).kv = std::move(updated[i]);
+    std::vector<kernels::PagedKv> pages;
+    for (const cache::SequenceState* state : batch.states)
+      pages.push_back(state->pages(call.index));
+    y = kernels::paged_attention(rq, rk, values, batch.segments, pages, options);
   }
   y = mx::reshape(y, {T, H * D});
   call.observe(o, y);

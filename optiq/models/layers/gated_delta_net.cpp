@@ -25,10 +25,9 @@ mx::array GatedDeltaNet::operator()(const mx::array& x, const mx::array& residua
       tails.push_back(mx::zeros({conv.shape(1) - 1, conv.shape(0)}));
       states.push_back(mx::zeros({n_value_heads, key_dim, value_dim}));
     } else {
-      cache::LayerState& memory = batch.states[i]->layer(call.index);
-      tails.push_back(*memory.conv_tail);
-      states.push_back(std::move(*memory.delta_state));
-      memory.delta_state.reset();  // so that it can be written in place
+      cache::RecurrentState& memory = batch.states[i]->recurrent(call.index);
+      tails.push_back(memory.conv_tail);
+      states.push_back(std::move(memory.delta_state));  // to be written in place
     }
   }
   auto [qkv, new_tails] = kernels::causal_conv_silu(in[0], conv, batch.segments, tails);
@@ -36,7 +35,7 @@ mx::array GatedDeltaNet::operator()(const mx::array& x, const mx::array& residua
       kernels::gated_delta(qkv, a, b, a_log, dt_bias, batch.segments, std::move(states),
                            {n_key_heads, n_value_heads, key_dim, value_dim});
   for (std::size_t i = 0; i < batch.states.size(); ++i) {
-    cache::LayerState& memory = batch.states[i]->layer(call.index);
+    cache::RecurrentState& memory = batch.states[i]->recurrent(call.index);
     memory.conv_tail = new_tails[i];
     memory.delta_state = new_states[i];
   }

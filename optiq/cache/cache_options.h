@@ -1,0 +1,40 @@
+// How a model's layers keep their keys and values.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "optiq/kernels/kv_page/kv_format.h"
+
+namespace optiq::cache {
+
+/// The formats of one layer.
+struct LayerFormats {
+  KvFormat k;
+  KvFormat v;
+
+  friend bool operator==(const LayerFormats&, const LayerFormats&) = default;
+};
+
+/// The formats of one layer, and who says so.
+struct LayerEntry {
+  int layer_idx = 0;  // counted in model layers
+  LayerFormats formats;
+  std::string source;  // for messages: "kv_config.json: entry 3"; empty: the caller
+};
+
+struct CacheOptions {
+  FloatType float_type = FloatType::kF16;  // of whatever is not quantized
+  std::optional<LayerFormats> formats;     // of every attention layer; none: float
+  std::vector<LayerEntry> layers;          // of single layers, before `formats`
+  int quantized_start = 0;  // this many first tokens stay float, rounded up to a
+                            // page
+  std::uint64_t seed = 0;   // of the rotations
+  std::map<int, std::vector<float>> k_means;  // by layer, [n_kv_heads * head_dim]:
+                                              // taken off keys before they are coded
+  std::uint64_t budget_bytes = 0;             // 0: what memory is available
+};
+
+}  // namespace optiq::cache

@@ -1,0 +1,115 @@
+#include "optiq/cache/kv_cache.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <stdexcept>
+
+#include "optiq/base/error.h"
+#include "optiq/base/memory.h"
+#include "optiq/kernels/kv_page/kv_transform.h"
+
+namespace optiq::cache {
+namespace {
+
+[[noreturn]] void refuse(const LayerEntry& entry, const std::string& what) {
+  if (entry.source.empty()) throw std::invalid_argument("key-value cache: " + what);
+  throw CheckpointError(fmt::format("{}: {}", entry.source, what));
+}
+
+// The entries by layer, each checked to name an attention layer.
+std::map<int, LayerFormats> entries_of(const std::vector<LayerShape>& shapes,
+                                       const std::vector<LayerEntry>& entries) {
+  std::map<int, LayerFormats> formats;
+  for (const LayerEntry& entry : entries) {
+    const auto n = static_cast<int>(shapes.size());
+    if (entry.layer_idx < 0 || entry.layer_idx >= n)
+      refuse(entry, fmt::format("layer_idx: expected a layer from 0 to {}, found {}",
+                                n - 1, entry.layer_idx));
+    if (shapes[static_cast<std::size_t>(entry.layer_idx)].n_kv_heads == 0)
+      refuse(entry, fmt::format("layer_idx: expected an attention layer, found {}, "
+                                "which has no keys and values",
+                                entry.layer_idx));
+    if (!formats.emplace(entry.layer_idx, entry.formats).second)
+      refuse(entry, fmt::format("expected each layer_idx once, found {} again",
+                                entry.layer_idx));
+  }
+  return formats;
+}
+
+std::int64_t state_bytes(const LayerShape& s) {
+  if (s.conv_kernel == 0) return 0;
+  return 4 * (std::int64_t{s.conv_kernel - 1} * s.conv_channels +
+              std::int64_t{s.n_value_heads} * s.key_dim * s.value_dim);
+}
+
+// K and V of a layer turn by different signs, and so does each layer.
+std::vector<float> signs_of(const KvFormat& format, int head_dim, std::uint64_t seed,
+                            int layer, int side) {
+  if (format.kind != KvKind::kTurbo) return {};
+  return rotation_signs(head_dim, seed + 2 * static_cast<std::uint64_t>(layer) +
+                                      static_cast<std::uint64_t>(side));
+}
+
+const float* pointer(const std::vector<float>& values) {
+  return values.empty() ? nullptr : values.data();
+}
+
+}  // namespace
+
+KvCache::KvCache(std::vector<LayerShape> shapes, const CacheOptions& options)
+    : shapes_(std::move(shapes)) {
+  const auto entries = entries_of(shapes_, options.layers);
+  const KvFormat in_float = kv_float(options.float_type);
+  std::int64_t float_bytes = 0, coded_bytes = 0;
+  bool coded = false;
+  for (std::size_t i = 0; i < shapes_.size(); ++i) {
+    const LayerShape& shape = shapes_[i];
+    layers_.emplace_back();
+    recurrent_bytes_ += state_bytes(shape);
+    if (shape.n_kv_heads == 0) continue;
+    const int index = static_cast<int>(i);
+    const auto entry = entries.find(index);
+    auto layer = std::make_unique<LayerPages>();
+    layer->formats = entry != entries.end()
+                         ? entry->second
+                         : options.formats.value_or(LayerFormats{in_float, in_float});
+    const auto& [k, v] = layer->formats;
+    layer->float_layout =
+        make_kv_layout(shape.n_kv_heads, shape.head_dim, in_float, in_float);
+    layer->coded_layout = make_kv_layout(shape.n_kv_heads, shape.head_dim, k, v);
+    layer->float_offset = float_bytes;
+    layer->coded_offset = coded_bytes;
+    float_bytes += layer->float_layout.bytes();
+    coded_bytes += layer->coded_layout.bytes();
+    layer->k_signs = signs_of(k, shape.head_dim, options.seed, index, 0);
+    layer->v_signs = signs_of(v, shape.head_dim, options.seed, index, 1);
+    if (const auto mean = options.k_means.find(index); mean != options.k_means.end()) {
+      OPTIQ_CHECK(mean->second.size() ==
+                      static_cast<std::size_t>(shape.n_kv_heads) * shape.head_dim,
+                  "a mean for each channel of the keys");
+      layer->k_mean = mean->second;
+    }
+    layer->transform = {pointer(layer->k_signs), pointer(layer->v_signs),
+                        pointer(layer->k_mean)};
+    coded = coded || k != in_float || v != in_float;
+    layers_.back() = std::move(layer);
+  }
+  if (coded)
+    float_pages_ = static_cast<int>(
+        (std::int64_t{options.quantized_start} + kPageTokens - 1) / kPageTokens);
+  store_ = std::make_unique<PageStore>(
+      std::vector<std::size_t>{static_cast<std::size_t>(float_bytes),
+                               static_cast<std::size_t>(coded_bytes)},
+      options.budget_bytes > 0 ? options.budget_bytes : available_memory_bytes());
+}
+
+std::int64_t KvCache::bytes(std::int64_t tokens) const {
+  const auto in_float = std::min(tokens, std::int64_t{float_pages_} * kPageTokens);
+  const auto float_page = static_cast<std::int64_t>(store_->page_bytes(0));
+  return in_float * (float_page / kPageTokens) +
+         (tokens - in_float) * bytes_per_token();
+}
+
+}  // namespace optiq::cache
