@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <memory>
 
-#include "bandwidth.h"
 #include "benchmark_run.h"
 #include "cache_flags.h"
 #include "command.h"
@@ -9,6 +8,7 @@
 #include "optiq/base/memory.h"
 #include "optiq/base/parallel.h"
 #include "optiq/base/progress.h"
+#include "optiq/base/read_bandwidth.h"
 #include "optiq/base/simd_target.h"
 #include "optiq/generate/loaded_model.h"
 #include "request_options.h"
@@ -92,7 +92,7 @@ void benchmark(const Options& options, bool depths_chosen, Context& context) {
     }
 
   const std::uint64_t peak = peak_rss_bytes();  // without the block that is read now
-  const double bandwidth = read_bandwidth();
+  const double bandwidth = ReadBandwidth().median();
   bar.advance();
   double reached = 0;
   for (const DecodeStep& step : steps) {

@@ -10,6 +10,7 @@
 #include "mlx/transforms.h"
 #include "optiq/base/signal.h"
 #include "optiq/cache/sequence_state.h"
+#include "optiq/generate/decode_step.h"
 #include "optiq/generate/forward.h"
 #include "optiq/kernels/kv_page/kv_page.h"
 
@@ -25,7 +26,10 @@ class Sequences {
  public:
   Sequences(models::Model& model, const BenchmarkShape& shape,
             const BenchmarkOptions& options)
-      : model_(model), options_(options), random_(options.seed) {
+      : model_(model),
+        options_(options),
+        random_(options.seed),
+        step_(model, options.activation) {
     const auto cache =
         std::make_shared<cache::KvCache>(model.layer_shapes(), options.cache);
     for (int i = 0; i < shape.batch; ++i)
@@ -43,7 +47,11 @@ class Sequences {
 
   // One token of each sequence a call.
   void decode(int tokens) {
-    for (int i = 0; i < tokens; ++i) forward(1);
+    const std::vector<cache::SequenceState*> states = pointers();
+    for (int i = 0; i < tokens; ++i) {
+      throw_if_interrupted();
+      step_(states, random_ids(states.size()));
+    }
   }
 
   // Forgets the last tokens of attention. Recurrent states stay as they are: their cost
@@ -53,14 +61,24 @@ class Sequences {
   }
 
  private:
-  void forward(int tokens) {
-    throw_if_interrupted();
+  std::vector<cache::SequenceState*> pointers() const {
     std::vector<cache::SequenceState*> states;
     for (auto& state : states_) states.push_back(state.get());
-    const int batch = static_cast<int>(states.size());
+    return states;
+  }
+
+  std::vector<int> random_ids(std::size_t n) {
     std::uniform_int_distribution<int> id(0, model_.config().vocab_size - 1);
-    std::vector<int> ids(static_cast<std::size_t>(batch * tokens));
+    std::vector<int> ids(n);
     std::ranges::generate(ids, [&] { return id(random_); });
+    return ids;
+  }
+
+  void forward(int tokens) {
+    throw_if_interrupted();
+    const std::vector<cache::SequenceState*> states = pointers();
+    const int batch = static_cast<int>(states.size());
+    const std::vector<int> ids = random_ids(static_cast<std::size_t>(batch * tokens));
     const auto call = models::cached_batch(
         states, std::vector<int>(states.size(), tokens), options_.activation);
     std::vector<mx::array> outputs;
@@ -129,6 +147,7 @@ class Sequences {
   BenchmarkOptions options_;
   std::mt19937_64 random_;
   std::vector<std::unique_ptr<cache::SequenceState>> states_;
+  generation::DecodeStep step_;
 };
 
 // The median of options.repeat timed calls after one that warms up.

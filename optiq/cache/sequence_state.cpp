@@ -113,4 +113,14 @@ std::vector<mx::array> SequenceState::arrays() const {
   return all;
 }
 
+std::vector<const void*> SequenceState::addresses() const {
+  std::vector<const void*> all;
+  for (const auto& state : recurrent_) {
+    if (!state) continue;
+    for (const mx::array* x : {&state->conv_tail, &state->delta_state})
+      all.push_back(x->is_donatable() ? x->data<void>() : nullptr);
+  }
+  return all;
+}
+
 }  // namespace optiq::cache

@@ -72,6 +72,10 @@ class SequenceState {
   /// The recurrent layers' arrays, for mx::eval.
   std::vector<mx::array> arrays() const;
 
+  /// Where these arrays lie; null for one that somebody else holds too (a snapshot, a
+  /// fork), whose memory must not be written in place.
+  std::vector<const void*> addresses() const;
+
   const KvCache& cache() const { return *cache_; }
 
  private:

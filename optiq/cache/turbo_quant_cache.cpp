@@ -41,10 +41,9 @@ mx::array TurboQuantCache::attend(const mx::array& q, const mx::array& keys,
         fmt::format("TurboQuantCache: expected {} heads as before, found {}",
                     n_kv_heads, keys.shape(1)));
   state_->prepare(keys.shape(0));
-  const kernels::Segment segment{keys.shape(0), state_->length()};
-  const kernels::PagedKv pages = state_->pages(0);
-  mx::array y =
-      kernels::paged_attention(q, keys, values, {&segment, 1}, {&pages, 1}, options);
+  const auto call = std::make_shared<kernels::PagedCall>(
+      kernels::PagedCall{{{keys.shape(0), state_->length()}}, {state_->pages(0)}});
+  mx::array y = kernels::paged_attention(q, keys, values, call, options);
   mx::eval(y);
   state_->advance(keys.shape(0));
   return y;

@@ -22,14 +22,16 @@ SessionOptions exact_session(cache::CacheOptions cache) {
 Session::Session(models::Model& model, const SessionOptions& options)
     : model_(model),
       options_(options),
-      state_(std::make_shared<cache::KvCache>(model.layer_shapes(), options.cache)) {}
+      state_(std::make_shared<cache::KvCache>(model.layer_shapes(), options.cache)),
+      decode_step_(model, options.activation) {}
 
 Session::Session(models::Model& model, SessionOptions options,
                  cache::SequenceState state, std::vector<int> tokens)
     : model_(model),
       options_(std::move(options)),
       state_(std::move(state)),
-      tokens_(std::move(tokens)) {}
+      tokens_(std::move(tokens)),
+      decode_step_(model, options_.activation) {}
 
 Session Session::fork() const { return {model_, options_, state_.fork(), tokens_}; }
 
@@ -83,7 +85,19 @@ void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
   }
 }
 
+mx::array Session::decode(int token) {
+  check({&token, 1});
+  throw_if_interrupted();
+  const mx::array logits = decode_step_({&state_}, {&token, 1});
+  tokens_.push_back(token);
+  if (on_chunk_) on_chunk_(1);
+  mx::array row({logits.shape(1)}, logits.dtype(), nullptr, {});
+  row.copy_shared_buffer(logits, {1}, logits.flags(), logits.data_size());
+  return row;
+}
+
 mx::array Session::feed(std::span<const int> tokens) {
+  if (tokens.size() == 1) return decode(tokens[0]);
   std::optional<mx::array> logits;
   run_chunks(tokens,
              [&](int, int rows, const mx::array& hidden,

@@ -6,6 +6,7 @@
 
 #include "mlx/array.h"
 #include "optiq/cache/sequence_state.h"
+#include "optiq/generate/decode_step.h"
 #include "optiq/kernels/linear/linear_primitive.h"
 #include "optiq/models/model.h"
 
@@ -84,6 +85,8 @@ class Session {
   Session(models::Model& model, SessionOptions options, cache::SequenceState state,
           std::vector<int> tokens);
 
+  mx::array decode(int token);
+
   template <class UseHidden>
   void run_chunks(std::span<const int> tokens, UseHidden&& use_hidden);
 
@@ -92,6 +95,7 @@ class Session {
   cache::SequenceState state_;
   std::vector<int> tokens_;
   std::function<void(int)> on_chunk_;
+  DecodeStep decode_step_;
 };
 
 }  // namespace optiq::generation

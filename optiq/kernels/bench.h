@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "optiq/base/parallel.h"
+#include "optiq/base/read_bandwidth.h"
 #include "optiq/base/simd_target.h"
 
 namespace optiq::bench {
@@ -34,24 +35,10 @@ Times measure(Run&& run, int runs = 21) {
   return {us[us.size() / 2], us[us.size() / 10], us[us.size() * 9 / 10]};
 }
 
-/// Bytes per second that all threads read from memory together: the best of some
-/// passes over 512 MiB.
+/// Bytes per second that all threads read from memory together.
 inline double read_bandwidth() {
-  static const std::vector<std::uint64_t> memory(std::size_t{64} << 20, 1);
-  constexpr std::size_t kPiece = 1 << 15;
-  std::vector<std::uint64_t> sums(memory.size() / kPiece);
-  const Times times = measure(
-      [&] {
-        parallel_for(sums.size(), [&](std::size_t piece) {
-          const std::uint64_t* p = memory.data() + piece * kPiece;
-          std::uint64_t s[8] = {};
-          for (std::size_t i = 0; i < kPiece; i += 8)
-            for (std::size_t j = 0; j < 8; ++j) s[j] += p[i + j];
-          for (std::uint64_t value : s) sums[piece] += value;
-        });
-      },
-      9);
-  return static_cast<double>(memory.size()) * 8 / (times.p10 * 1e-6);
+  static ReadBandwidth memory;
+  return memory.median();
 }
 
 #if defined(__x86_64__)

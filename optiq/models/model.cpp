@@ -25,12 +25,40 @@ Batch uncached_batch(const std::vector<int>& lengths, kernels::Activation activa
 Batch cached_batch(const std::vector<cache::SequenceState*>& states,
                    const std::vector<int>& tokens, kernels::Activation activation) {
   OPTIQ_CHECK(states.size() == tokens.size(), "a token count for each state");
+  int rows = 0;
   std::vector<kernels::Segment> segments;
-  for (std::size_t i = 0; i < states.size(); ++i) {
-    segments.push_back({tokens[i], states[i]->length()});
-    states[i]->prepare(tokens[i]);
+  for (int n : tokens) {
+    segments.push_back({n, 0});
+    rows += n;
   }
-  return {segments, states, positions_of(segments), activation};
+  const std::vector<int> positions(static_cast<std::size_t>(rows));
+  Batch batch{segments, states, mx::array(positions.data(), {rows}, mx::int32),
+              activation};
+  if (!states.empty())
+    for (const cache::LayerShape& shape : states[0]->cache().shapes())
+      batch.paged.push_back(
+          shape.n_kv_heads > 0 ? std::make_shared<kernels::PagedCall>() : nullptr);
+  continue_batch(batch);
+  return batch;
+}
+
+void continue_batch(Batch& batch) {
+  // Tables that somebody holds are copied before they change.
+  for (const auto& call : batch.paged)
+    if (call) call->pages.clear();
+  int* position = batch.positions.data<int>();
+  for (std::size_t i = 0; i < batch.states.size(); ++i) {
+    kernels::Segment& segment = batch.segments[i];
+    segment.cached = batch.states[i]->length();
+    batch.states[i]->prepare(segment.tokens);
+    for (int t = 0; t < segment.tokens; ++t) *position++ = segment.cached + t;
+  }
+  for (std::size_t layer = 0; layer < batch.paged.size(); ++layer)
+    if (const auto& call = batch.paged[layer]) {
+      call->segments = batch.segments;
+      for (const cache::SequenceState* state : batch.states)
+        call->pages.push_back(state->pages(static_cast<int>(layer)));
+    }
 }
 
 void finish_batch(const Batch& batch) {

@@ -21,6 +21,8 @@ struct Batch {
   std::vector<cache::SequenceState*> states;  // one a segment; empty: nothing is cached
   mx::array positions;                        // [T] int32
   kernels::Activation activation = kernels::Activation::kInt8;
+  // By layer, null where there is no attention; empty: nothing is cached.
+  std::vector<std::shared_ptr<kernels::PagedCall>> paged{};
 };
 
 /// A batch of whole sequences of these lengths, without a cache.
@@ -35,6 +37,13 @@ Batch cached_batch(const std::vector<cache::SequenceState*>& states,
 
 /// Counts the rows of the batch in its states.
 void finish_batch(const Batch& batch);
+
+/// Makes a finished batch ready for as many rows again: room in the states, and, where
+/// they lie, its positions and what its layers meet. Kernels that were taped read
+/// these.
+///
+/// Throws    ResourceError; the batch is still finished
+void continue_batch(Batch& batch);
 
 /// One matrix that may be quantized, and where it sits in the walk from embedding to
 /// head. Its weight may be replaced between calls.

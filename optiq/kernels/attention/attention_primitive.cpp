@@ -134,16 +134,6 @@ class Attention : public AttentionBase {
   }
 
  private:
-  // MLX gives each output of a call its own list of the inputs, which would keep the
-  // caches from being donated. It clears them after the call; here before it, but for
-  // traced arrays, whose graph is still to be walked.
-  static void release_siblings(const Arrays& inputs, Arrays& outputs) {
-    for (const mx::array& out : outputs)
-      if (out.is_tracer()) return;
-    for (mx::array& out : outputs)
-      if (&out.inputs() != &inputs) out.inputs().clear();
-  }
-
   // Gives `out` the rows of `cache` and behind them those of x.
   void append(const mx::array& cache, const mx::array& x, std::int64_t row,
               const Segment& segment, mx::array& out) {
@@ -180,25 +170,29 @@ class Attention : public AttentionBase {
 
 class PagedAttention : public AttentionBase {
  public:
-  PagedAttention(Fallback fallback, Settings settings, std::vector<PagedKv> pages)
+  PagedAttention(Fallback fallback, Settings settings,
+                 std::shared_ptr<const PagedCall> call)
       : AttentionBase(std::move(fallback), std::move(settings)),
-        pages_(std::move(pages)) {}
+        call_(std::move(call)) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     const Rows rows = rows_of(inputs, outputs[0]);
     // The kernel keeps the pages, for it may outlive this node.
-    dispatch([args = rows.args, pages = pages_, new_rows = kv_rows(rows.k, rows.v),
-              batch = settings_.segments]() mutable {
-      std::vector<AttentionSegment> segments;
-      for (std::size_t i = 0; i < batch.size(); ++i) {
-        append_to_pages(of_segment(new_rows, batch[i]), pages[i].pages);
-        segments.push_back({batch[i].tokens, batch[i].cached, {}, &pages[i].pages});
-        skip(new_rows, batch[i]);
-      }
-      args.segments = segments.data();
-      args.n_segments = static_cast<int>(segments.size());
-      attention(args);
-    });
+    dispatch(
+        [args = rows.args, all_rows = kv_rows(rows.k, rows.v), call = call_]() mutable {
+          std::vector<AttentionSegment> segments;
+          KvRows new_rows = all_rows;
+          for (std::size_t i = 0; i < call->segments.size(); ++i) {
+            const Segment& segment = call->segments[i];
+            const KvPages& pages = call->pages[i].pages;
+            append_to_pages(of_segment(new_rows, segment), pages);
+            segments.push_back({segment.tokens, segment.cached, {}, &pages});
+            skip(new_rows, segment);
+          }
+          args.segments = segments.data();
+          args.n_segments = static_cast<int>(segments.size());
+          attention(args);
+        });
   }
 
  private:
@@ -222,7 +216,7 @@ class PagedAttention : public AttentionBase {
     rows.v += s.tokens * rows.v_row_stride;
   }
 
-  std::vector<PagedKv> pages_;
+  std::shared_ptr<const PagedCall> call_;
 };
 
 [[noreturn]] void refuse(const std::string& what) {
@@ -329,27 +323,26 @@ mx::array attention(const mx::array& q, const mx::array& k, const mx::array& v,
 }
 
 mx::array paged_attention(const mx::array& q, const mx::array& k, const mx::array& v,
-                          std::span<const Segment> segments,
-                          std::span<const PagedKv> pages,
+                          std::shared_ptr<const PagedCall> call,
                           const AttentionOptions& options) {
+  const std::vector<Segment>& segments = call->segments;
   check(q, k, v, segments, options);
-  if (pages.size() != segments.size())
-    refuse(fmt::format("pages of {} sequences for {} segments", pages.size(),
+  if (call->pages.size() != segments.size())
+    refuse(fmt::format("pages of {} sequences for {} segments", call->pages.size(),
                        segments.size()));
-  for (std::size_t i = 0; i < pages.size(); ++i)
-    check_pages(pages[i].pages, segments[i], k);
+  for (std::size_t i = 0; i < segments.size(); ++i)
+    check_pages(call->pages[i].pages, segments[i], k);
   Arrays inputs{q, k, v};
   if (options.gate) inputs.push_back(*options.gate);
   Settings settings = settings_of(segments, options);
-  std::vector<PagedKv> kept(pages.begin(), pages.end());
-  Fallback fallback = [s = settings, kept](const Arrays& in) {
-    return paged_fallback(in, s.segments, kept, s.scale, s.window, s.causal,
+  Fallback fallback = [s = settings, call](const Arrays& in) {
+    return paged_fallback(in, call->segments, call->pages, s.scale, s.window, s.causal,
                           s.has_gate);
   };
   if (!runs_on_cpu()) return fallback(inputs)[0];
   return mx::array(q.shape(), mx::float32,
                    std::make_shared<PagedAttention>(
-                       std::move(fallback), std::move(settings), std::move(kept)),
+                       std::move(fallback), std::move(settings), std::move(call)),
                    std::move(inputs));
 }
 

@@ -46,6 +46,13 @@ struct PagedKv {
   std::shared_ptr<const void> owner;
 };
 
+/// What one call over pages meets. It is looked up when the kernel runs, so a taped
+/// call (dispatch_tape.h) is replayed on what it says then.
+struct PagedCall {
+  std::vector<Segment> segments;
+  std::vector<PagedKv> pages;  // one a segment
+};
+
 /// The same over pages: k and v are first appended behind the `cached` tokens of each
 /// segment's pages, then attended to with all that is before them.
 ///
@@ -57,8 +64,7 @@ struct PagedKv {
 /// Requires  each table has pages for cached + tokens; no page is in two segments
 /// unless all of its tokens are cached
 mx::array paged_attention(const mx::array& q, const mx::array& k, const mx::array& v,
-                          std::span<const Segment> segments,
-                          std::span<const PagedKv> pages,
+                          std::shared_ptr<const PagedCall> call,
                           const AttentionOptions& options);
 
 /// The same over a cache: k and v are first written behind the `cached` tokens of each

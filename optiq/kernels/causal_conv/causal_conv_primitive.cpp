@@ -24,13 +24,16 @@ class CausalConvSilu : public FusedPrimitive {
     const mx::array x = rows ? inputs[0] : contiguous(inputs[0]);
     const mx::array weight = contiguous(inputs[1]);
     allocate(outputs[0]);
+    release_siblings(inputs, outputs);
     std::vector<CausalConvSegment> segments;
     std::int64_t row = 0;
     for (std::size_t i = 0; i < segments_.size(); ++i) {
-      const mx::array tail = contiguous(inputs[2 + i]);
-      allocate(outputs[1 + i]);
+      const mx::array& input = inputs[2 + i];
+      // Only the pointer is kept: a second holder would forbid the donation.
+      const float* tail = contiguous(input).data<float>();
+      if (!donate(input, outputs[1 + i])) allocate(outputs[1 + i]);
       segments.push_back(
-          {row, segments_[i].tokens, tail.data<float>(), outputs[1 + i].data<float>()});
+          {row, segments_[i].tokens, tail, outputs[1 + i].data<float>()});
       row += segments_[i].tokens;
     }
     CausalConvArgs args{};

@@ -17,6 +17,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "optiq/base/parallel.h"
+#include "optiq/base/read_bandwidth.h"
 #include "optiq/base/simd_target.h"
 #include "optiq/kernels/embedding/embedding.h"
 #include "optiq/kernels/linear/linear.h"
@@ -30,6 +31,7 @@ namespace {
 namespace mx = mlx::core;
 using Clock = std::chrono::steady_clock;
 
+constexpr std::size_t kPiece = 32 << 20;      // read in about the time of a product
 constexpr std::size_t kFarBytes = 192 << 20;  // copies of W that outgrow the caches
 
 double microseconds(const std::function<void()>& run) {
@@ -63,42 +65,6 @@ class BigMemory {
   static constexpr std::size_t kPage = 2 << 20;
   std::size_t size_;
   char* data_;
-};
-
-// Bytes per second that all threads together can add up from memory, in pieces that
-// take about as long as a product does.
-class Bandwidth {
- public:
-  Bandwidth() : memory_(std::size_t{1} << 30) {
-    std::memset(memory_.data(), 1, memory_.size());
-  }
-
-  double gigabytes_per_second() {
-    constexpr std::size_t kChunk = 1 << 20, kPiece = 32 << 20;
-    const char* piece = memory_.data() + next_;
-    next_ = (next_ + kPiece) % memory_.size();
-    std::vector<std::uint64_t> sums(kPiece / kChunk);
-    const double us = microseconds([&] {
-      parallel_for(sums.size(), [&](std::size_t chunk) {
-        const char* p = piece + chunk * kChunk;
-        typedef std::uint64_t Wide __attribute__((vector_size(64)));
-        Wide a{}, b{}, c{}, d{};
-        for (std::size_t i = 0; i < kChunk; i += 4 * sizeof(Wide)) {
-          const Wide* v = reinterpret_cast<const Wide*>(p + i);
-          a += v[0];
-          b += v[1];
-          c += v[2];
-          d += v[3];
-        }
-        sums[chunk] = (a + b + c + d)[0];
-      });
-    });
-    return kPiece / us / 1e3;
-  }
-
- private:
-  BigMemory memory_;
-  std::size_t next_ = 0;
 };
 
 // Enough copies of one quantized matrix that none stays in a cache.
@@ -174,7 +140,7 @@ void check(const Variant& v, const std::vector<float>& expected) {
   }
 }
 
-void bench(const Shape& s, const std::string& only, Bandwidth& bandwidth) {
+void bench(const Shape& s, const std::string& only, ReadBandwidth& bandwidth) {
   const auto size_x = static_cast<std::size_t>(s.M) * static_cast<std::size_t>(s.K);
   const auto size_y = static_cast<std::size_t>(s.M) * static_cast<std::size_t>(s.N);
   Copies weights(s.N, s.K, s.bits);
@@ -246,7 +212,7 @@ void bench(const Shape& s, const std::string& only, Bandwidth& bandwidth) {
     check(v, y0);
   }
   for (int round = 0; round < rounds; ++round) {
-    if (s.M == 1) bandwidths.us.push_back(bandwidth.gigabytes_per_second());
+    if (s.M == 1) bandwidths.us.push_back(bandwidth.measure(kPiece) * 1e-9);
     for (Variant& v : variants)
       if (round < v.rounds) v.times.us.push_back(microseconds(v.run));
   }
@@ -275,7 +241,7 @@ void bench(const Shape& s, const std::string& only, Bandwidth& bandwidth) {
 int main(int argc, char** argv) {
   using namespace optiq::kernels;
   const std::string only = argc > 1 ? argv[1] : "";
-  Bandwidth bandwidth;
+  optiq::ReadBandwidth bandwidth;
   fmt::print("name,shape MxNxK,variant,median_us,p10,p90,rate,% of peak\n");
   std::vector<Shape> shapes;
   for (int M : {1, 8, 64, 512})

@@ -34,10 +34,8 @@ mx::array SelfAttention::operator()(const mx::array& x, const mx::array& residua
   if (batch.states.empty()) {
     y = kernels::attention(rq, rk, values, batch.segments, options);
   } else {
-    std::vector<kernels::PagedKv> pages;
-    for (const cache::SequenceState* state : batch.states)
-      pages.push_back(state->pages(call.index));
-    y = kernels::paged_attention(rq, rk, values, batch.segments, pages, options);
+    y = kernels::paged_attention(
+        rq, rk, values, batch.paged[static_cast<std::size_t>(call.index)], options);
   }
   y = mx::reshape(y, {T, H * D});
   call.observe(o, y);

@@ -26,8 +26,8 @@ mx::array GatedDeltaNet::operator()(const mx::array& x, const mx::array& residua
       states.push_back(mx::zeros({n_value_heads, key_dim, value_dim}));
     } else {
       cache::RecurrentState& memory = batch.states[i]->recurrent(call.index);
-      tails.push_back(memory.conv_tail);
-      states.push_back(std::move(memory.delta_state));  // to be written in place
+      tails.push_back(std::move(memory.conv_tail));  // to be written in place
+      states.push_back(std::move(memory.delta_state));
     }
   }
   auto [qkv, new_tails] = kernels::causal_conv_silu(in[0], conv, batch.segments, tails);

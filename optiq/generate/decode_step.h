@@ -1,0 +1,50 @@
+// The next token of each of some sequences, without building a graph for it every time.
+#pragma once
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "mlx/array.h"
+#include "optiq/cache/sequence_state.h"
+#include "optiq/kernels/dispatch_tape.h"
+#include "optiq/models/model.h"
+
+namespace optiq::generation {
+
+namespace mx = mlx::core;
+
+/// A forward call of one token a sequence. The first call for the same sequences is
+/// evaluated as a graph and its kernels are taped; the next ones replay the tape.
+///
+/// Threads   one.
+class DecodeStep {
+ public:
+  /// Requires  `model` outlives this, and its weights stay where they are.
+  DecodeStep(models::Model& model, kernels::Activation activation);
+
+  /// Takes in one token of each sequence.
+  ///
+  /// Shapes    ids [n], one for each of `states` -> logits [n, vocab_size] float32,
+  ///           evaluated
+  /// Throws    ResourceError if there is no room; the sequences are as they were
+  mx::array operator()(const std::vector<cache::SequenceState*>& states,
+                       std::span<const int> ids);
+
+ private:
+  struct Taped {
+    models::Batch batch;
+    mx::array ids;
+    mx::array logits;
+    std::vector<const void*> addresses;  // of the recurrent states
+    kernels::DispatchTape tape;
+  };
+
+  mx::array evaluate(const std::vector<cache::SequenceState*>& states,
+                     std::span<const int> ids);
+
+  models::Model& model_;
+  kernels::Activation activation_;
+  std::optional<Taped> taped_;
+};
+
+}  // namespace optiq::generation
