@@ -234,7 +234,7 @@ TEST(KvPage, ReachesTheErrorOfTheoryForTurboCodes) {
       // some per cent.
       EXPECT_LE(values, 1.01 * d);
       EXPECT_GE(values, 0.95 * d);
-      EXPECT_NEAR(keys, values / (1 - values), 0.002 * d);
+      EXPECT_NEAR(keys, values / (1 - values), 0.01 * d);
       EXPECT_NEAR(aligned, 1, 1e-4);  // <k, stored k> = |k|^2 but for the stored scale
     });
   }
