@@ -120,7 +120,8 @@ struct Shape {
 };
 
 // A sequence in pages of several layers, so that together they are larger than any
-// cache; each run is of the next layer. All layers hold the same.
+// cache; each run is of the next layer. All layers hold the same. Short sequences have
+// one layer, to see what is left without the memory's limit.
 class PagedProblem {
  public:
   PagedProblem(const Shape& shape, int tokens, int keys, const KvFormat& format)
@@ -130,7 +131,7 @@ class PagedProblem {
         layout_(make_kv_layout(shape.n_kv_heads, shape.dim, format, format)),
         signs_(rotation_signs(shape.dim, 1)) {
     const int n_pages = (keys + kPageTokens - 1) / kPageTokens;
-    layers_ = tokens > 8 ? 1 : static_cast<int>(300e6 / bytes()) + 1;
+    layers_ = tokens > 8 || keys <= 1024 ? 1 : static_cast<int>(300e6 / bytes()) + 1;
     const std::int64_t page_bytes = layers_ * layout_.bytes();
     memory_.resize(static_cast<std::size_t>(n_pages * page_bytes + 64));
     void* begin = memory_.data();
@@ -263,6 +264,7 @@ void run(const char* label, std::string_view part) {
     measure_mlx(1, 4096, limits, label);
     measure_mlx(512, 512, limits, label);
   }
+  if (wanted("pages-cached")) measure_paged_decode(1, 1024, limits, label);
   if (wanted("pages-4k")) measure_paged_decode(1, 4096, limits, label);
   if (wanted("pages-16k")) measure_paged_decode(1, 16384, limits, label);
   if (wanted("pages-rows")) measure_paged_decode(4, 4096, limits, label);

@@ -155,7 +155,7 @@ OPTIQ_INLINE void soften_row(const Tile& t, int row, int begin, int keys) {
     store(scores + j, p);
     sum += p;
   }
-  const float factor = exp(broadcast(before - now))[0];
+  const float factor = before == now ? 1.0f : exp(broadcast(before - now))[0];
   t.w.factor[row] = factor;
   t.w.largest[row] = now;
   t.w.weight[row] = t.w.weight[row] * factor + reduce_add(sum);
