@@ -35,7 +35,7 @@ void grow(SequenceState& state, int tokens, float value) {
 }
 
 float value_of(SequenceState& state, int layer) {
-  const mx::array x = mx::max(state.recurrent(layer).delta_state);
+  mx::array x = mx::max(state.recurrent(layer).delta_state);
   return x.item<float>();
 }
 

@@ -68,14 +68,12 @@ void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
     const mx::array ids(tokens.data() + begin, {rows}, mx::int32);
     const models::Batch batch =
         models::cached_batch({&state_}, {rows}, options_.activation);
-    std::optional<mx::array> result;
-    {
-      const mx::array hidden = forward_layers(model_, ids, batch);
-      result = use_hidden(begin, rows, hidden, begin + rows == n);
-    }
-    // The state's arrays are named too: they may hold work that the logits do not need.
+    // The last layer's rows or what is made of them: pages are written on the way.
+    const mx::array result =
+        use_hidden(begin, rows, forward_layers(model_, ids, batch), begin + rows == n);
+    // The state's arrays are named too: they may hold work that these do not need.
     std::vector<mx::array> outputs = state_.arrays();
-    if (result) outputs.push_back(*result);
+    outputs.push_back(result);
     mx::eval(std::move(outputs));
     models::finish_batch(batch);
     tokens_.insert(tokens_.end(), tokens.begin() + begin,
@@ -99,32 +97,27 @@ mx::array Session::decode(int token) {
 mx::array Session::feed(std::span<const int> tokens) {
   if (tokens.size() == 1) return decode(tokens[0]);
   std::optional<mx::array> logits;
-  run_chunks(tokens,
-             [&](int, int rows, const mx::array& hidden,
-                 bool last) -> std::optional<mx::array> {
-               if (!last) return std::nullopt;
-               const int width = hidden.shape(1);
-               logits = mx::reshape(
-                   model_.head(mx::slice(hidden, {rows - 1, 0}, {rows, width}),
-                               options_.activation),
-                   {-1});
-               return logits;
-             });
+  run_chunks(tokens, [&](int, int rows, const mx::array& hidden, bool last) {
+    if (!last) return hidden;
+    logits = mx::reshape(
+        model_.head(mx::slice(hidden, {rows - 1, 0}, {rows, hidden.shape(1)}),
+                    options_.activation),
+        {-1});
+    return *logits;
+  });
   return *logits;
 }
 
 void Session::feed_hidden(
     std::span<const int> tokens,
     const std::function<void(int first, const mx::array& hidden)>& on_rows) {
-  run_chunks(
-      tokens,
-      [&](int begin, int, const mx::array& hidden, bool) -> std::optional<mx::array> {
-        std::vector<mx::array> outputs = state_.arrays();
-        outputs.push_back(hidden);
-        mx::eval(std::move(outputs));
-        on_rows(begin, hidden);
-        return std::nullopt;
-      });
+  run_chunks(tokens, [&](int begin, int, const mx::array& hidden, bool) {
+    std::vector<mx::array> outputs = state_.arrays();
+    outputs.push_back(hidden);
+    mx::eval(std::move(outputs));
+    on_rows(begin, hidden);
+    return hidden;
+  });
 }
 
 void Session::feed_all(

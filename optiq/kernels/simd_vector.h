@@ -56,8 +56,16 @@ OPTIQ_INLINE float reduce_add(Vec v) {
 }
 
 // Where one operand is NaN, the second one is the result.
+#if defined(__AVX512F__)
+OPTIQ_INLINE Vec max(Vec a, Vec b) { return (Vec)_mm512_max_ps((__m512)a, (__m512)b); }
+OPTIQ_INLINE Vec min(Vec a, Vec b) { return (Vec)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX2__)
+OPTIQ_INLINE Vec max(Vec a, Vec b) { return (Vec)_mm256_max_ps((__m256)a, (__m256)b); }
+OPTIQ_INLINE Vec min(Vec a, Vec b) { return (Vec)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
 OPTIQ_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 OPTIQ_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
+#endif
 
 // Requires no NaN.
 OPTIQ_INLINE float reduce_max(Vec v) {
@@ -190,8 +198,7 @@ OPTIQ_INLINE Vec exp(Vec x) {
   p = multiply_add(p, r, broadcast(1.0f));
   p = multiply_add(p, r, broadcast(1.0f));
   const Vec power = (Vec)((to_int(n) + 127) << 23);
-  const Vec value = p * power;
-  return x < -87.3f ? broadcast(0.0f) : value;
+  return (Vec)((VecInt)(p * power) & ~(x < -87.3f));
 }
 
 /// x / (1 + e^-x).

@@ -15,7 +15,6 @@ OPTIQ_DECLARE_SIMD(void attention_tile(const AttentionArgs& args,
 OPTIQ_DECLARE_SIMD(void attention_merge(const AttentionArgs& args,
                                         const AttentionTile& tile,
                                         const float* partials, int n_partials))
-OPTIQ_DECLARE_SIMD(void append_rows(const KvAppendArgs& args, int head))
 
 namespace {
 
@@ -111,17 +110,6 @@ void attention(const AttentionArgs& args) {
     merge(args, split.tile, partials + split.partials,
           split.tile.chunk_end - split.tile.chunk_begin);
   });
-}
-
-void append_to_cache(const KvAppendArgs& args) {
-  const auto append = OPTIQ_CHOOSE(append_rows);
-  const std::int64_t values = static_cast<std::int64_t>(args.rows) * args.head_dim;
-  const std::size_t grain = static_cast<std::size_t>(16384 / (values + 1) + 1);
-  parallel_ranges(static_cast<std::size_t>(args.n_heads), grain,
-                  [&](std::size_t begin, std::size_t end) {
-                    for (std::size_t head = begin; head < end; ++head)
-                      append(args, static_cast<int>(head));
-                  });
 }
 
 }  // namespace optiq::kernels

@@ -13,7 +13,7 @@ namespace optiq::kernels {
 struct KvView {
   const void* k;
   const void* v;
-  FloatType type;  // kF32 or kF16
+  FloatType type;
   std::int64_t k_head_stride, k_row_stride;
   std::int64_t v_head_stride, v_row_stride;
 };
@@ -60,18 +60,5 @@ constexpr int kMaxHeadDim = 1024;
 /// Source    Milakov and Gimelshein 2018 (online softmax); Dao et al. 2022 (tiles);
 ///           Dao et al. 2023, "Flash-Decoding" (the split over the context).
 void attention(const AttentionArgs& args);
-
-/// Rows of keys or values on their way into a cache: row t of head h of the source to
-/// row first_row + t of head h.
-struct KvAppendArgs {
-  const float* source;
-  std::int64_t row_stride, head_stride;  // of the source
-  void* cache;                           // [n_heads, capacity, head_dim]
-  FloatType type;                        // of the cache: kF32 or kF16
-  int n_heads, head_dim, capacity;
-  int first_row, rows;
-};
-
-void append_to_cache(const KvAppendArgs& args);
 
 }  // namespace optiq::kernels

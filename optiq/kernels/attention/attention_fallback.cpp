@@ -45,46 +45,32 @@ mx::array attend(const mx::array& q, const mx::array& k, const mx::array& v,
   return mx::transpose(mx::reshape(y, {n_heads, tokens, dim}), {1, 0, 2});
 }
 
+// The segments' rows end to end, gated.
+mx::array with_gate(const std::vector<mx::array>& parts,
+                    const std::vector<mx::array>& inputs, bool has_gate) {
+  const mx::array y =
+      parts.empty() ? mx::zeros(inputs[0].shape()) : mx::concatenate(parts, 0);
+  return has_gate ? y * mx::sigmoid(inputs[3]) : y;
+}
+
 }  // namespace
 
 std::vector<mx::array> attention_fallback(const std::vector<mx::array>& inputs,
                                           std::span<const Segment> segments,
                                           float scale, int window, bool causal,
                                           bool has_gate) {
-  const std::size_t first_cache = has_gate ? 4 : 3;
-  std::vector<mx::array> parts, caches;
+  std::vector<mx::array> parts;
   int row = 0;
-  for (std::size_t i = 0; i < segments.size(); ++i) {
-    const Segment& segment = segments[i];
-    if (inputs.size() > first_cache)
-      for (std::size_t j = 0; j < 2; ++j)
-        caches.push_back(inputs[first_cache + 2 * i + j]);
+  for (const Segment& segment : segments) {
     if (segment.tokens == 0) continue;
     const int end = row + segment.tokens;
-    mx::array k = mx::transpose(rows(inputs[1], row, end), {1, 0, 2});
-    mx::array v = mx::transpose(rows(inputs[2], row, end), {1, 0, 2});
-    if (!caches.empty()) {
-      const int keys = segment.cached + segment.tokens, n_kv_heads = k.shape(0);
-      const auto append = [&](mx::array& cache, const mx::array& x) {
-        const mx::Shape begin{0, segment.cached, 0};
-        const mx::Shape end_of_rows{n_kv_heads, keys, x.shape(2)};
-        cache =
-            mx::slice_update(cache, mx::astype(x, cache.dtype()), begin, end_of_rows);
-        return mx::astype(mx::slice(cache, {0, 0, 0}, end_of_rows), mx::float32);
-      };
-      k = append(caches[2 * i], k);
-      v = append(caches[2 * i + 1], v);
-    }
-    parts.push_back(attend(rows(inputs[0], row, end), k, v,
+    parts.push_back(attend(rows(inputs[0], row, end),
+                           mx::transpose(rows(inputs[1], row, end), {1, 0, 2}),
+                           mx::transpose(rows(inputs[2], row, end), {1, 0, 2}),
                            additive_mask(segment, window, causal), scale));
     row = end;
   }
-  mx::array y =
-      parts.empty() ? mx::zeros(inputs[0].shape()) : mx::concatenate(parts, 0);
-  if (has_gate) y = y * mx::sigmoid(inputs[3]);
-  std::vector<mx::array> outputs{y};
-  outputs.insert(outputs.end(), caches.begin(), caches.end());
-  return outputs;
+  return {with_gate(parts, inputs, has_gate)};
 }
 
 std::vector<mx::array> paged_fallback(const std::vector<mx::array>& inputs,
@@ -117,10 +103,7 @@ std::vector<mx::array> paged_fallback(const std::vector<mx::array>& inputs,
         mx::array(all_v.data(), shape), additive_mask(segment, window, causal), scale));
     row += segment.tokens;
   }
-  mx::array y =
-      parts.empty() ? mx::zeros(inputs[0].shape()) : mx::concatenate(parts, 0);
-  if (has_gate) y = y * mx::sigmoid(inputs[3]);
-  return {y};
+  return {with_gate(parts, inputs, has_gate)};
 }
 
 }  // namespace optiq::kernels

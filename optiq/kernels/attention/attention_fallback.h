@@ -7,9 +7,7 @@
 
 namespace optiq::kernels {
 
-/// attention() and cached_attention() on one list of arrays: q, k, v, the gate if
-/// `has_gate`, then the k and v of each segment's cache if there are caches. Gives y,
-/// then the new caches in the same order.
+/// attention() on q, k, v, and the gate if `has_gate`. Gives y.
 std::vector<mx::array> attention_fallback(const std::vector<mx::array>& inputs,
                                           std::span<const Segment> segments,
                                           float scale, int window, bool causal,

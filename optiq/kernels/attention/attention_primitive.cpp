@@ -2,11 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
 #include <stdexcept>
 #include <string>
 
-#include "optiq/base/parallel.h"
 #include "optiq/kernels/attention/attention.h"
 #include "optiq/kernels/attention/attention_fallback.h"
 #include "optiq/kernels/fused_primitive.h"
@@ -22,13 +20,7 @@ struct Settings {
   int window;
   bool causal, has_gate;
   Activation activation;
-
-  std::size_t first_cache() const { return has_gate ? 4 : 3; }
 };
-
-FloatType type_of(const mx::array& x) {
-  return x.dtype() == mx::float16 ? FloatType::kF16 : FloatType::kF32;
-}
 
 // What attention() and paged_attention() share.
 class AttentionBase : public FusedPrimitive {
@@ -71,6 +63,12 @@ class AttentionBase : public FusedPrimitive {
     return rows;
   }
 
+  static void run(AttentionArgs args, const std::vector<AttentionSegment>& segments) {
+    args.segments = segments.data();
+    args.n_segments = static_cast<int>(segments.size());
+    attention(args);
+  }
+
   mx::array with_contiguous_rows(const mx::array& x) {
     const bool rows = x.shape(2) == 1 || x.strides(2) == 1;
     return rows ? x : contiguous(x);
@@ -84,87 +82,23 @@ class Attention : public AttentionBase {
   using AttentionBase::AttentionBase;
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    release_siblings(inputs, outputs);
     const Rows rows = rows_of(inputs, outputs[0]);
     const mx::array &k = rows.k, &v = rows.v;
-    const int head_dim = rows.args.head_dim;
     std::vector<AttentionSegment> segments;
     std::int64_t row = 0;
-    for (std::size_t i = 0; i < settings_.segments.size(); ++i) {
-      const Segment& s = settings_.segments[i];
-      if (inputs.size() == settings_.first_cache()) {
-        const KvView view{k.data<float>() + row * k.strides(0),
-                          v.data<float>() + row * v.strides(0),
-                          FloatType::kF32,
-                          k.strides(1),
-                          k.strides(0),
-                          v.strides(1),
-                          v.strides(0)};
-        segments.push_back({s.tokens, s.cached, view});
-      } else {
-        const std::size_t at = settings_.first_cache() + 2 * i;
-        mx::array& new_k = outputs[1 + 2 * i];
-        mx::array& new_v = outputs[2 + 2 * i];
-        append(inputs[at], k, row, s, new_k);
-        append(inputs[at + 1], v, row, s, new_v);
-        const std::int64_t head = static_cast<std::int64_t>(new_k.shape(1)) * head_dim;
-        const KvView view{new_k.data<void>(),
-                          new_v.data<void>(),
-                          type_of(new_k),
-                          head,
-                          head_dim,
-                          head,
-                          head_dim};
-        segments.push_back({s.tokens, s.cached, view});
-      }
+    for (const Segment& s : settings_.segments) {
+      const KvView view{k.data<float>() + row * k.strides(0),
+                        v.data<float>() + row * v.strides(0),
+                        FloatType::kF32,
+                        k.strides(1),
+                        k.strides(0),
+                        v.strides(1),
+                        v.strides(0)};
+      segments.push_back({s.tokens, s.cached, view});
       row += s.tokens;
     }
-    dispatch([args = rows.args, segments = std::move(segments)]() mutable {
-      args.segments = segments.data();
-      args.n_segments = static_cast<int>(segments.size());
-      attention(args);
-    });
-  }
-
-  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
-    std::vector<mx::Shape> shapes{inputs[0].shape()};
-    for (std::size_t i = settings_.first_cache(); i < inputs.size(); ++i)
-      shapes.push_back(inputs[i].shape());
-    return shapes;
-  }
-
- private:
-  // Gives `out` the rows of `cache` and behind them those of x.
-  void append(const mx::array& cache, const mx::array& x, std::int64_t row,
-              const Segment& segment, mx::array& out) {
-    if (!donate(cache, out)) copy_used_rows(cache, segment.cached, out);
-    KvAppendArgs args{};
-    args.source = x.data<float>() + row * x.strides(0);
-    args.row_stride = x.strides(0);
-    args.head_stride = x.strides(1);
-    args.cache = out.data<void>();
-    args.type = type_of(out);
-    args.n_heads = out.shape(0);
-    args.capacity = out.shape(1);
-    args.head_dim = out.shape(2);
-    args.first_row = segment.cached;
-    args.rows = segment.tokens;
-    dispatch([args] { append_to_cache(args); });
-  }
-
-  void copy_used_rows(const mx::array& cache, int cached, mx::array& out) {
-    allocate(out);
-    const mx::array from = contiguous(cache);
-    const std::size_t head =
-        static_cast<std::size_t>(out.shape(1)) * out.shape(2) * out.itemsize();
-    const std::size_t used =
-        static_cast<std::size_t>(cached) * out.shape(2) * out.itemsize();
-    dispatch([source = from.data<char>(), target = out.data<char>(), head, used,
-              n = static_cast<std::size_t>(out.shape(0))] {
-      parallel_for(n, [=](std::size_t i) {
-        std::memcpy(target + i * head, source + i * head, used);
-      });
-    });
+    dispatch(
+        [args = rows.args, segments = std::move(segments)] { run(args, segments); });
   }
 };
 
@@ -178,21 +112,18 @@ class PagedAttention : public AttentionBase {
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     const Rows rows = rows_of(inputs, outputs[0]);
     // The kernel keeps the pages, for it may outlive this node.
-    dispatch(
-        [args = rows.args, all_rows = kv_rows(rows.k, rows.v), call = call_]() mutable {
-          std::vector<AttentionSegment> segments;
-          KvRows new_rows = all_rows;
-          for (std::size_t i = 0; i < call->segments.size(); ++i) {
-            const Segment& segment = call->segments[i];
-            const KvPages& pages = call->pages[i].pages;
-            append_to_pages(of_segment(new_rows, segment), pages);
-            segments.push_back({segment.tokens, segment.cached, {}, &pages});
-            skip(new_rows, segment);
-          }
-          args.segments = segments.data();
-          args.n_segments = static_cast<int>(segments.size());
-          attention(args);
-        });
+    dispatch([args = rows.args, new_rows = kv_rows(rows.k, rows.v), call = call_] {
+      std::vector<AttentionSegment> segments;
+      KvRows rest = new_rows;
+      for (std::size_t i = 0; i < call->segments.size(); ++i) {
+        const Segment& segment = call->segments[i];
+        const KvPages& pages = call->pages[i].pages;
+        append_to_pages(of_segment(rest, segment), pages);
+        segments.push_back({segment.tokens, segment.cached, {}, &pages});
+        skip(rest, segment);
+      }
+      run(args, segments);
+    });
   }
 
  private:
@@ -255,19 +186,6 @@ void check(const mx::array& q, const mx::array& k, const mx::array& v,
   }
   if (rows != q.shape(0))
     refuse(fmt::format("segments have {} rows, q has {}", rows, q.shape(0)));
-}
-
-void check_cache(const KvArrays& cache, const Segment& segment, const mx::array& k) {
-  const mx::Shape& shape = cache.k.shape();
-  if (shape.size() != 3 || cache.v.shape() != shape || shape[0] != k.shape(1) ||
-      shape[2] != k.shape(2))
-    refuse(fmt::format("a cache {} does not take k {}", text(cache.k), text(k)));
-  if (cache.k.dtype() != cache.v.dtype() ||
-      (cache.k.dtype() != mx::float32 && cache.k.dtype() != mx::float16))
-    refuse("expected a cache of float32 or float16");
-  if (segment.tokens > shape[1] - segment.cached)
-    refuse(fmt::format("{} tokens behind {} do not fit a cache of {}", segment.tokens,
-                       segment.cached, shape[1]));
 }
 
 void check_pages(const KvPages& pages, const Segment& segment, const mx::array& k) {
@@ -344,41 +262,6 @@ mx::array paged_attention(const mx::array& q, const mx::array& k, const mx::arra
                    std::make_shared<PagedAttention>(
                        std::move(fallback), std::move(settings), std::move(call)),
                    std::move(inputs));
-}
-
-std::pair<mx::array, std::vector<KvArrays>> cached_attention(
-    const mx::array& q, const mx::array& k, const mx::array& v,
-    std::span<const Segment> segments, std::vector<KvArrays> caches,
-    const AttentionOptions& options) {
-  check(q, k, v, segments, options);
-  if (caches.size() != segments.size())
-    refuse(fmt::format("{} caches for {} segments", caches.size(), segments.size()));
-  Arrays inputs{q, k, v};
-  if (options.gate) inputs.push_back(*options.gate);
-  std::vector<mx::Shape> shapes{q.shape()};
-  std::vector<mx::Dtype> dtypes{mx::float32};
-  for (std::size_t i = 0; i < caches.size(); ++i) {
-    check_cache(caches[i], segments[i], k);
-    for (mx::array* x : {&caches[i].k, &caches[i].v}) {
-      shapes.push_back(x->shape());
-      dtypes.push_back(x->dtype());
-      inputs.push_back(std::move(*x));
-    }
-  }
-  caches.clear();
-  Settings settings = settings_of(segments, options);
-  Fallback fallback = fallback_for(settings);
-  Arrays outputs =
-      runs_on_cpu()
-          ? mx::array::make_arrays(
-                std::move(shapes), dtypes,
-                std::make_shared<Attention>(std::move(fallback), std::move(settings)),
-                std::move(inputs))
-          : fallback(inputs);
-  std::vector<KvArrays> updated;
-  for (std::size_t i = 1; i < outputs.size(); i += 2)
-    updated.push_back({outputs[i], outputs[i + 1]});
-  return {outputs[0], std::move(updated)};
 }
 
 }  // namespace optiq::kernels

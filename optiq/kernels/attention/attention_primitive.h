@@ -1,9 +1,8 @@
-// Attention over a float key-value cache, on MLX arrays.
+// Attention on MLX arrays, without a cache or over pages of one.
 #pragma once
 #include <memory>
 #include <optional>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "mlx/array.h"
@@ -14,15 +13,6 @@
 namespace optiq::kernels {
 
 namespace mx = mlx::core;
-
-/// Keys and values of one sequence in one layer; the rows past the cached length are
-/// spare room.
-///
-/// Shapes    k, v [n_kv_heads, capacity, head_dim], float32 or float16
-struct KvArrays {
-  mx::array k;
-  mx::array v;
-};
 
 struct AttentionOptions {
   float scale = 1.0f;  // of q k, most often head_dim^-1/2
@@ -66,15 +56,5 @@ struct PagedCall {
 mx::array paged_attention(const mx::array& q, const mx::array& k, const mx::array& v,
                           std::shared_ptr<const PagedCall> call,
                           const AttentionOptions& options);
-
-/// The same over a cache: k and v are first written behind the `cached` tokens of each
-/// segment's arrays, which come back changed (in place where nobody else holds them:
-/// move them in).
-///
-/// Requires  cached + tokens <= capacity, for each segment
-std::pair<mx::array, std::vector<KvArrays>> cached_attention(
-    const mx::array& q, const mx::array& k, const mx::array& v,
-    std::span<const Segment> segments, std::vector<KvArrays> caches,
-    const AttentionOptions& options);
 
 }  // namespace optiq::kernels

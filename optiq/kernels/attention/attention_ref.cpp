@@ -109,18 +109,4 @@ void attention_merge(const AttentionArgs& a, const AttentionTile& tile,
   }
 }
 
-void append_rows(const KvAppendArgs& a, int head) {
-  for (int row = 0; row < a.rows; ++row) {
-    const float* from = a.source + row * a.row_stride + head * a.head_stride;
-    const std::int64_t at =
-        (static_cast<std::int64_t>(head) * a.capacity + a.first_row + row) * a.head_dim;
-    for (int i = 0; i < a.head_dim; ++i) {
-      if (a.type == FloatType::kF32)
-        static_cast<float*>(a.cache)[at + i] = from[i];
-      else
-        static_cast<std::uint16_t*>(a.cache)[at + i] = float_to_f16(from[i]);
-    }
-  }
-}
-
 }  // namespace optiq::kernels::ref

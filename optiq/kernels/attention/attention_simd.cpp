@@ -130,32 +130,36 @@ OPTIQ_INLINE void multiply_values(const Tile& t, int row, int rows, int keys) {
 }
 
 // Scores become weights: of keys [begin, begin + keys), those outside
-// [visible_begin, visible_end) weigh 0. Sets factor, largest and weight of the row.
+// [visible_begin, visible_end) weigh 0, as do all behind up to a whole block. Sets
+// factor, largest and weight of the row.
 OPTIQ_INLINE void soften_row(const Tile& t, int row, int begin, int keys) {
+  constexpr int kVectors = kBlockKeys / kLanes;
   float* scores = t.w.scores + row * kBlockKeys;
-  const int first = t.visible_begin(row) - begin, end = t.visible_end(row) - begin;
-  const Vec lowest = broadcast(kLowest);
-  Vec largest = lowest;
-  for (int j = 0; j < keys; j += kLanes) {
-    Vec s = load(scores + j) * t.args.scale;
-    if (first > j || end < j + kLanes || keys < j + kLanes) {
-      const int stop = end < keys ? end : keys;
-      const VecInt key = lane_numbers() + j;
-      s = ((key >= first) & (key < stop)) ? s : broadcast(-__builtin_inff());
+  const int first = t.visible_begin(row) - begin;
+  const int end = min_int(t.visible_end(row) - begin, keys);
+  Vec s[kVectors];
+  Vec largest = broadcast(kLowest);
+#pragma GCC unroll 16
+  for (int i = 0; i < kVectors; ++i) s[i] = load(scores + i * kLanes) * t.args.scale;
+  if (first > 0 || end < kBlockKeys)
+#pragma GCC unroll 16
+    for (int i = 0; i < kVectors; ++i) {
+      const VecInt key = lane_numbers() + i * kLanes;
+      s[i] = ((key >= first) & (key < end)) ? s[i] : broadcast(-__builtin_inff());
     }
-    store(scores + j, s);
-    largest = max(s, largest);
-  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kVectors; ++i) largest = max(s[i], largest);
   const float before = t.w.largest[row];
   const float block = reduce_max(largest);
   const float now = block > before ? block : before;
   Vec sum{};
-  for (int j = 0; j < keys; j += kLanes) {
-    const Vec p = exp(load(scores + j) - now);
-    store(scores + j, p);
+#pragma GCC unroll 16
+  for (int i = 0; i < kVectors; ++i) {
+    const Vec p = exp(s[i] - now);
+    store(scores + i * kLanes, p);
     sum += p;
   }
-  const float factor = exp(broadcast(before - now))[0];
+  const float factor = before == now ? 1.0f : exp(broadcast(before - now))[0];
   t.w.factor[row] = factor;
   t.w.largest[row] = now;
   t.w.weight[row] = t.w.weight[row] * factor + reduce_add(sum);
@@ -459,30 +463,6 @@ void attention_merge(const AttentionArgs& args, const AttentionTile& tile,
       merge_row(total, largest, weight, partial + 2, partial[0], partial[1], t.padded);
     }
     write_row(t, r, total, weight);
-  }
-}
-
-void append_rows(const KvAppendArgs& a, int head) {
-  for (int row = 0; row < a.rows; ++row) {
-    const float* from = a.source + row * a.row_stride + head * a.head_stride;
-    const std::int64_t at =
-        ((std::int64_t)head * a.capacity + a.first_row + row) * a.head_dim;
-    for (int i = 0; i < a.head_dim; i += kLanes) {
-      const int n = a.head_dim - i;
-      const Vec value = n < kLanes ? load_first(from + i, n) : load(from + i);
-      if (a.type == FloatType::kF32) {
-        float* to = (float*)a.cache + at + i;
-        if (n >= kLanes)
-          store(to, value);
-        else
-          for (int j = 0; j < n; ++j) to[j] = value[j];
-      } else {
-        Half* to = (Half*)a.cache + at + i;
-        Half halves[kLanes];
-        store_f16(n >= kLanes ? to : halves, value);
-        for (int j = 0; j < n && n < kLanes; ++j) to[j] = halves[j];
-      }
-    }
   }
 }
 

@@ -233,51 +233,18 @@ TEST(Attention, KeepsNotANumberInItsSequence) {
   });
 }
 
-TEST(KvAppend, WritesTheRowsAndNothingElse) {
-  const auto source = random_floats(5 * 3 * 24, 3);
-  for (FloatType type : {FloatType::kF32, FloatType::kF16})
-    for_each_simd_target([&] {
-      const auto size = static_cast<std::size_t>(size_of(type));
-      std::vector<std::uint8_t> cache(2 * 9 * 20 * size, 0x11);
-      // Two of the three heads of a row, 20 of their 24 values.
-      append_to_cache({source.data(), 72, 24, cache.data(), type, 2, 20, 9, 3, 5});
-      for (std::size_t i = 0; i < 2 * 9 * 20; ++i) {
-        const std::size_t head = i / 180, row = i / 20 % 9;
-        float expected = load_float("\x11\x11\x11\x11", 0, type);
-        if (row >= 3 && row < 8) {
-          expected = source[(row - 3) * 72 + head * 24 + i % 20];
-          if (type == FloatType::kF16) expected = f16_to_float(float_to_f16(expected));
-        }
-        EXPECT_EQ(load_float(cache.data(), static_cast<std::int64_t>(i), type),
-                  expected)
-            << i;
-      }
-    });
-}
-
-// Arrays of a call on MLX: a batch of two sequences with caches in float16.
+// A call on MLX: a batch of two sequences.
 struct Call {
-  std::vector<Segment> segments{{3, 2}, {1, 4}};
-  mx::array q = random({4, 4, 16}, 1);
-  mx::array k = random({4, 2, 16}, 2);
-  mx::array v = random({4, 2, 16}, 3);
-  mx::array gate = random({4, 4, 16}, 4);
+  std::vector<Segment> segments{{3, 0}, {5, 0}};
+  mx::array q = random({8, 4, 16}, 1);
+  mx::array k = random({8, 2, 16}, 2);
+  mx::array v = random({8, 2, 16}, 3);
+  mx::array gate = random({8, 4, 16}, 4);
 
   static mx::array random(const mx::Shape& shape, std::uint32_t seed) {
     std::size_t n = 1;
     for (int size : shape) n *= static_cast<std::size_t>(size);
     return mx::array(random_floats(n, seed).data(), shape);
-  }
-
-  std::vector<KvArrays> caches(mx::Dtype type) const {
-    std::vector<KvArrays> all;
-    for (std::uint32_t seed : {10u, 20u}) {
-      KvArrays kv{mx::astype(random({2, 8, 16}, seed), type),
-                  mx::astype(random({2, 8, 16}, seed + 1), type)};
-      mx::eval(kv.k, kv.v);
-      all.push_back(std::move(kv));
-    }
-    return all;
   }
 
   AttentionOptions options() const {
@@ -287,22 +254,6 @@ struct Call {
     options.gate = gate;
     return options;
   }
-
-  // The rows of a cache that the call leaves with meaning.
-  mx::array used(const mx::array& cache, std::size_t i) const {
-    return mx::slice(cache, {0, 0, 0},
-                     {2, segments[i].cached + segments[i].tokens, 16});
-  }
-
-  // The definition, one sequence after another, in MLX's own operations.
-  std::vector<mx::array> plain(const std::vector<KvArrays>& caches) const {
-    std::vector<mx::array> inputs{q, k, v, gate};
-    for (const KvArrays& kv : caches) {
-      inputs.push_back(kv.k);
-      inputs.push_back(kv.v);
-    }
-    return attention_fallback(inputs, segments, 0.25f, 4, true, true);
-  }
 };
 
 bool same(const mx::array& a, const mx::array& b, double tolerance) {
@@ -311,85 +262,9 @@ bool same(const mx::array& a, const mx::array& b, double tolerance) {
       .item<bool>();
 }
 
-TEST(AttentionPrimitive, AgreesWithPlainMlxOperationsOverACache) {
-  const Call call;
-  for (mx::Dtype type : {mx::float32, mx::float16}) {
-    const auto expected = call.plain(call.caches(type));
-    auto [y, caches] = cached_attention(call.q, call.k, call.v, call.segments,
-                                        call.caches(type), call.options());
-    EXPECT_TRUE(same(y, expected[0], 1e-5));
-    for (std::size_t i = 0; i < 2; ++i) {
-      EXPECT_TRUE(
-          same(call.used(caches[i].k, i), call.used(expected[1 + 2 * i], i), 0));
-      EXPECT_TRUE(
-          same(call.used(caches[i].v, i), call.used(expected[2 + 2 * i], i), 0));
-      EXPECT_EQ(caches[i].k.dtype(), type);
-    }
-  }
-}
-
-TEST(AttentionPrimitive, WritesInPlaceWhereNobodyElseHoldsTheCache) {
-  const Call call;
-  auto before = call.caches(mx::float16);
-  const void* memory = before[1].v.data<void>();
-  auto [y, after] = cached_attention(call.q, call.k, call.v, call.segments,
-                                     std::move(before), call.options());
-  mx::eval(y);
-  EXPECT_EQ(after[1].v.data<void>(), memory);
-}
-
-TEST(AttentionPrimitive, WritesInPlaceWhicheverOutputIsEvaluatedFirst) {
-  const Call call;
-  auto before = call.caches(mx::float32);
-  const void* memory = before[0].k.data<void>();
-  auto [y, after] = cached_attention(call.q, call.k, call.v, call.segments,
-                                     std::move(before), call.options());
-  mx::eval(after[1].v);
-  EXPECT_EQ(after[0].k.data<void>(), memory);
-}
-
-TEST(AttentionPrimitive, LeavesACacheThatSomebodyHoldsAsItWas) {
-  const Call call;
-  for (mx::Dtype type : {mx::float32, mx::float16}) {
-    const auto held = call.caches(type), copy = call.caches(type);
-    const auto expected = call.plain(held);
-    auto [y, after] =
-        cached_attention(call.q, call.k, call.v, call.segments, held, call.options());
-    EXPECT_TRUE(same(y, expected[0], 1e-5));
-    for (std::size_t i = 0; i < 2; ++i) {
-      EXPECT_TRUE(same(held[i].k, copy[i].k, 0));
-      EXPECT_TRUE(same(held[i].v, copy[i].v, 0));
-      EXPECT_TRUE(same(call.used(after[i].k, i), call.used(expected[1 + 2 * i], i), 0));
-    }
-  }
-}
-
-TEST(AttentionPrimitive, GivesTheSameRowsTokenByTokenOverACacheAsAtOnceWithoutOne) {
-  const mx::array qkv = Call::random({90, 8, 16}, 7);
-  const auto part = [&](int row, int rows, int head, int heads) {
-    return mx::slice(qkv, {row, head, 0}, {row + rows, head + heads, 16});
-  };
-  AttentionOptions options;
-  options.scale = 0.25f;
-  const Segment whole{90, 0};
-  const mx::array expected = attention(part(0, 90, 0, 4), part(0, 90, 4, 2),
-                                       part(0, 90, 6, 2), {&whole, 1}, options);
-  std::vector<KvArrays> caches{{mx::zeros({2, 96, 16}), mx::zeros({2, 96, 16})}};
-  for (int row = 0, rows = 40; row < 90; row += rows, rows = 1) {
-    const Segment segment{rows, row};
-    auto [y, next] = cached_attention(part(row, rows, 0, 4), part(row, rows, 4, 2),
-                                      part(row, rows, 6, 2), {&segment, 1},
-                                      std::move(caches), options);
-    mx::eval(y);
-    caches = std::move(next);
-    EXPECT_TRUE(same(y, mx::slice(expected, {row, 0, 0}, {row + rows, 4, 16}), 0))
-        << row;
-  }
-}
-
 TEST(AttentionPrimitive, HasTheGradientOfItsDefinition) {
   const Call call;
-  const std::vector<Segment> segments{{3, 0}, {1, 0}};
+  const std::vector<Segment>& segments = call.segments;
   AttentionOptions options = call.options();
   const auto ours = [&](const std::vector<mx::array>& in) {
     options.gate = in[3];
@@ -410,16 +285,13 @@ TEST(AttentionPrimitive, RefusesWhatDoesNotGoTogether) {
   const Call call;
   const AttentionOptions options = call.options();
   const auto refused = [&](const std::vector<Segment>& segments) {
-    EXPECT_THROW(cached_attention(call.q, call.k, call.v, segments,
-                                  call.caches(mx::float32), options),
+    EXPECT_THROW(attention(call.q, call.k, call.v, segments, options),
                  std::invalid_argument);
   };
-  refused({{4, 0}});
-  refused({{3, 2}, {2, 4}});
-  refused({{3, 6}, {1, 4}});
-  refused({{5, 0}, {-1, 4}});
-  EXPECT_THROW(attention(call.q, call.k, call.v, call.segments, options),
-               std::invalid_argument);
+  refused({{9, 0}});
+  refused({{3, 0}, {6, 0}});
+  refused({{9, 0}, {-1, 0}});
+  refused({{3, 2}, {5, 0}});  // cached tokens without a cache
   EXPECT_THROW(attention(call.q, call.k, call.gate, call.segments, options),
                std::invalid_argument);
 }

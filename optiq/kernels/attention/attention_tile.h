@@ -76,7 +76,6 @@ void attention_tile(const AttentionArgs& args, const AttentionTile& tile,
 /// Merges the partial results of a tile's chunks, in order, and writes y.
 void attention_merge(const AttentionArgs& args, const AttentionTile& tile,
                      const float* partials, int n_partials);
-void append_rows(const KvAppendArgs& args, int head);
 }  // namespace ref
 
 }  // namespace optiq::kernels

@@ -192,25 +192,26 @@ constexpr Spread make_spread() {
 }
 alignas(64) constexpr Spread kSpread = make_spread();
 
-/// One row's weights p times the group's scales, rounded; `sum` gets sum p bias.
-/// Weights past the block's keys are 0, as are those of masked tokens whatever their
-/// scales are.
-OPTIQ_INLINE void round_weights(const float* p, const CodedBlock& b, int group,
+/// One row's weights p [kBlockKeys] times the group's scales, rounded; `sum` gets sum p
+/// bias. Masked tokens get 0 whatever their scales are.
+template <bool kAffine>
+OPTIQ_INLINE void round_weights(const float* p, const std::byte* scales,
+                                const std::byte* biases, int middle,
                                 const RoundedRows& to) {
-  const Half* scales = (const Half*)(b.head + b.side.scales) + group * kPageTokens;
-  const Half* biases = (const Half*)(b.head + b.side.biases) + group * kPageTokens;
-  const bool affine = b.side.format.kind == KvKind::kAffine;
-  const int vectors = (b.keys + kLanes - 1) / kLanes;
-  Vec x[kPageTokens / kLanes];
+  constexpr int kVectors = kPageTokens / kLanes;
+  Vec x[kVectors];
   Vec biased{};
   VecInt largest{};
-  for (int i = 0; i < vectors; ++i) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kVectors; ++i) {
     const Vec weight = load(p + i * kLanes);
     const VecInt seen = weight > 0.0f;
-    x[i] = (Vec)((VecInt)(weight * load_f16(scales + i * kLanes)) & seen);
+    x[i] = (Vec)((VecInt)(weight * load_f16((const Half*)scales + i * kLanes)) & seen);
     largest = (VecInt)x[i] > largest ? (VecInt)x[i] : largest;
-    if (affine)
-      biased += (Vec)((VecInt)(weight * load_f16(biases + i * kLanes)) & seen);
+    if constexpr (kAffine) {
+      const Vec bias = load_f16((const Half*)biases + i * kLanes);
+      biased += (Vec)((VecInt)(weight * bias) & seen);
+    }
   }
   const std::int32_t bits = reduce_max(largest);
   float most;
@@ -218,18 +219,32 @@ OPTIQ_INLINE void round_weights(const float* p, const CodedBlock& b, int group,
   const bool usable = most > kSmallestRounded && most < kLargestRounded;
   const float inverse = usable ? 127.0f / most : 0.0f;
   VecInt sum{};
-  int i = 0;
-  for (; i < vectors; ++i) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kVectors; ++i) {
     const VecInt code =
         to_int(multiply_add(x[i], broadcast(inverse), load(kSpread.at + i * kLanes)));
     sum += code;
     store_low_bytes(to.codes + i * kLanes, code);
   }
-  for (i *= kLanes; i < round_up(b.keys, kTileDepth); ++i) to.codes[i] = 0;
-  *to.start = -code_bytes(b.side.format).middle * reduce_add(sum);
+  *to.start = -middle * reduce_add(sum);
   *to.step = usable ? most * (1.0f / 127) : 0.0f;
-  *to.sum = affine ? reduce_add(biased) : 0.0f;
+  *to.sum = kAffine ? reduce_add(biased) : 0.0f;
   if (!(most < kLargestRounded)) *to.sum = __builtin_nanf("");
+}
+
+/// All rows' weights for one group.
+OPTIQ_INLINE void round_weights(const float* weights, int rows, const CodedBlock& b,
+                                int group, const RoundedRows& to) {
+  const std::byte* scales = b.head + b.side.scales + group * kPageTokens * 2;
+  const std::byte* biases = b.head + b.side.biases + group * kPageTokens * 2;
+  const int middle = code_bytes(b.side.format).middle;
+  for (int r = 0; r < rows; ++r) {
+    const float* p = weights + r * kBlockKeys;
+    if (b.side.format.kind == KvKind::kAffine)
+      round_weights<true>(p, scales, biases, middle, from_row(to, r));
+    else
+      round_weights<false>(p, scales, biases, middle, from_row(to, r));
+  }
 }
 
 template <int kRows, int kVectors, int kSums>
@@ -261,8 +276,7 @@ static void sum_codes(const float* weights, int rows, const CodedBlock& b,
   constexpr int kStep = kDotVectors * kLanes;
   const int quads = round_up(b.keys, kTileDepth) / 4, padded = padded_dim(b.dim);
   for (int g = 0; g < b.side.groups; ++g) {
-    for (int r = 0; r < rows; ++r)
-      round_weights(weights + r * kBlockKeys, b, g, from_row(w, r));
+    round_weights(weights, rows, b, g, w);
     const int begin = g * b.side.group_values;
     const int end = g + 1 < b.side.groups ? begin + b.side.group_values : padded;
     for_row_tiles(

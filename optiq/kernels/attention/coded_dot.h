@@ -54,6 +54,7 @@ OPTIQ_INLINE void dot_columns(const std::int8_t* x, std::int64_t x_stride,
           for (int v = 0; v < kVectors; ++v) {
             const __m256i pairs = _mm256_maddubs_epi16((__m256i)code[v], (__m256i)xr);
             words[r][v] = i == 0 ? pairs : _mm256_add_epi16(words[r][v], pairs);
+            asm("" : "+x"(words[r][v]));  // else all products are made, then added
           }
         }
       }

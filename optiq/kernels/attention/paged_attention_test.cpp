@@ -1,0 +1,392 @@
+#include <cmath>
+#include <memory>
+
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "optiq/base/parallel.h"
+#include "optiq/kernels/attention/attention.h"
+#include "optiq/kernels/attention/attention_fallback.h"
+#include "optiq/kernels/attention/attention_primitive.h"
+#include "optiq/kernels/kv_page/testing.h"
+
+namespace optiq::kernels {
+namespace {
+
+namespace mx = mlx::core;
+using namespace optiq::testing;
+
+struct Shape {
+  int n_heads, n_kv_heads, dim;
+};
+
+KvKindOfLayer both(const KvFormat& format) {
+  return {format, format, format.kind == KvKind::kTurbo, true};
+}
+
+// Keys and values apart, some of them in float.
+std::vector<KvKindOfLayer> mixed_kinds() {
+  return {{kv_format("affine", 8, 64), kv_format("turbo", 4, 0), true, true},
+          {kv_format("turbo", 3, 0), kv_format("affine", 4, 32)},
+          {kv_float(FloatType::kF16), kv_format("affine", 4, 128)},
+          {kv_format("affine", 6, 32), kv_float(FloatType::kBF16), true, false}};
+}
+
+std::vector<KvKindOfLayer> every_kind() {
+  std::vector<KvKindOfLayer> all = mixed_kinds();
+  for (const KvFormat& format : all_kv_formats()) all.push_back(both(format));
+  return all;
+}
+
+std::string describe(const KvKindOfLayer& kind) {
+  return optiq::describe(kind.k) + " / " + optiq::describe(kind.v);
+}
+
+// One call over pages that are filled; what lies behind the last token is NaN.
+class Problem {
+ public:
+  Problem(const Shape& shape, const std::vector<Segment>& segments,
+          const KvKindOfLayer& kind, int float_pages = 0)
+      : shape(shape) {
+    int rows = 0;
+    std::uint32_t seed = 20;
+    for (const Segment& s : segments) {
+      const int keys = s.cached + s.tokens;
+      data.emplace_back(keys, shape.n_kv_heads, shape.dim, seed += 10);
+      sequences.push_back(std::make_unique<PagedSequence>(
+          shape.n_kv_heads, shape.dim, kind, float_pages, keys, data.back().mean));
+      sequences.back()->append(data.back(), 0, keys);
+      list.push_back({s.tokens, s.cached, {}, &sequences.back()->pages});
+      rows += s.tokens;
+    }
+    const auto n = static_cast<std::size_t>(rows * shape.n_heads * shape.dim);
+    q = random_floats(n, 1);
+    gate = random_floats(n, 2);
+    y.resize(n);
+    args.q = q.data();
+    args.q_row_stride = args.gate_row_stride = shape.n_heads * shape.dim;
+    args.q_head_stride = args.gate_head_stride = shape.dim;
+    args.y = y.data();
+    args.segments = list.data();
+    args.n_segments = static_cast<int>(list.size());
+    args.n_heads = shape.n_heads;
+    args.n_kv_heads = shape.n_kv_heads;
+    args.head_dim = shape.dim;
+    args.scale = static_cast<float>(1 / std::sqrt(shape.dim));
+    args.causal = true;
+  }
+
+  std::vector<float> run(Activation activation) {
+    args.activation = activation;
+    std::ranges::fill(y, -77.0f);
+    attention(args);
+    return y;
+  }
+
+  // The definition in double, over the pages as they are.
+  std::vector<float> expected() {
+    force_simd_target(SimdTarget::kScalar);
+    auto result = run(Activation::kExact);
+    force_simd_target(std::nullopt);
+    return result;
+  }
+
+  // As in attention_test.cpp, where it is derived; |x| < 5 and, with their means, keys
+  // below 8.
+  double exact_tolerance() const {
+    const double u = kFloatEpsilon / 2, dim = shape.dim;
+    int keys = 0;
+    for (const AttentionSegment& s : list) keys = std::max(keys, s.cached + s.tokens);
+    return 5 * (2 * u * dim * args.scale * 2 * dim + u * (keys + 20));
+  }
+
+  // Rounding a query moves each value by at most half a step, uniformly: by step /
+  // sqrt(12), step at most 4.5 / 127 for normals, so a score with |k|^2 = 2 dim by
+  // scale step sqrt(2 dim / 12), which moves y by that times the spread of values, 1.
+  // Rounding weights moves each by at most half a step of 1 / 127 in the mean square,
+  // 64 of them in a block, values off their middle by 1 (affine: by less than 2).
+  double rounding_rms() const {
+    const double score = args.scale * 4.5 / 127 * std::sqrt(2.0 * shape.dim / 12);
+    return score + 2 * 8.0 / (2 * 127);
+  }
+
+  Shape shape;
+  std::vector<KvData> data;
+  std::vector<std::unique_ptr<PagedSequence>> sequences;
+  std::vector<AttentionSegment> list;
+  std::vector<float> q, gate, y;
+  AttentionArgs args{};
+};
+
+double rms_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    sum += std::pow(static_cast<double>(a[i]) - b[i], 2);
+  return std::sqrt(sum / static_cast<double>(a.size()));
+}
+
+void expect_agreement(Problem& problem) {
+  const auto expected = problem.expected();
+  std::vector<float> first;
+  for_each_simd_target([&] {
+    EXPECT_LE(max_abs_difference(problem.run(Activation::kExact), expected),
+              problem.exact_tolerance());
+    if (simd_target() == SimdTarget::kScalar) return;  // does not round
+    const auto rounded = problem.run(Activation::kInt8);
+    EXPECT_LE(rms_difference(rounded, expected), problem.rounding_rms());
+    // The same whole numbers everywhere, but where a rotation's own rounding moves a
+    // query over an edge.
+    if (first.empty()) first = rounded;
+    const bool rotated = problem.list[0].pages->transform->k_signs;
+    EXPECT_LE(rms_difference(rounded, first),
+              rotated ? 0.02 * problem.rounding_rms() : problem.exact_tolerance());
+  });
+}
+
+TEST(PagedAttention, EveryTargetAgreesWithTheReferenceForEveryFormat) {
+  for (const KvKindOfLayer& kind : every_kind()) {
+    SCOPED_TRACE(describe(kind));
+    Problem problem({4, 2, 128}, {{1, 150}, {5, 64}, {2, 0}}, kind, 1);
+    expect_agreement(problem);
+  }
+}
+
+TEST(PagedAttention, EveryTargetAgreesWithTheReferenceForEveryHeadDim) {
+  for (int dim : {8, 24, 40, 64, 80, 96, 256, 1000})
+    for (const KvKindOfLayer& kind : mixed_kinds()) {
+      SCOPED_TRACE(describe(kind) + " " + std::to_string(dim));
+      Problem problem({2, 1, dim}, {{3, 70}, {20, 3}}, kind);
+      expect_agreement(problem);
+    }
+}
+
+TEST(PagedAttention, EveryTargetAgreesWithTheReferenceForAnyRowsAndWindow) {
+  for (const KvKindOfLayer& kind : mixed_kinds())
+    for (int window : {0, 1, 50, 200})
+      for (int group : {1, 3, 7}) {
+        SCOPED_TRACE(describe(kind) + " " + std::to_string(window));
+        Problem problem({group, 1, 64}, {{30, 40}, {8, 600}, {0, 5}, {1, 511}}, kind,
+                        1);
+        problem.args.window = window;
+        problem.args.gate = problem.gate.data();
+        expect_agreement(problem);
+      }
+}
+
+// Rows of a sequence, one call a row over pages that hold later tokens already, against
+// the same rows in one call.
+TEST(PagedAttention, GivesTheSameBitsRowByRowAsInOneCall) {
+  for (const KvKindOfLayer& kind : every_kind())
+    for (int window : {0, 90}) {
+      SCOPED_TRACE(describe(kind) + " window " + std::to_string(window));
+      const int cached = 480, tokens = 50;
+      Problem problem({4, 2, 96}, {{tokens, cached}}, kind, 1);
+      problem.args.window = window;
+      for_each_simd_target([&] {
+        if (simd_target() == SimdTarget::kScalar) return;  // splits in other places
+        for (Activation activation : {Activation::kInt8, Activation::kExact}) {
+          const auto together = problem.run(activation);
+          std::vector<float> alone(together.size());
+          for (int t = 0, n = 1; t < tokens; t += n, n = n % 3 + 1) {
+            AttentionSegment segment = problem.list[0];
+            segment.tokens = n = std::min(n, tokens - t);
+            segment.cached = cached + t;
+            AttentionArgs one = problem.args;
+            const std::int64_t at = static_cast<std::int64_t>(t) * 4 * 96;
+            one.q += at;
+            one.y = alone.data() + at;
+            one.segments = &segment;
+            attention(one);
+          }
+          EXPECT_EQ(max_abs_difference(alone, together), 0.0);
+        }
+      });
+    }
+}
+
+TEST(PagedAttention, GivesTheSameBitsOnAnyNumberOfThreads) {
+  for (const KvKindOfLayer& kind : mixed_kinds()) {
+    Problem problem({4, 2, 64}, {{1, 1500}, {100, 700}, {5, 600}}, kind, 2);
+    const int before = thread_count();
+    const auto expected = problem.run(Activation::kInt8);
+    for (int threads : {1, 2, 5}) {
+      set_thread_count(threads);
+      EXPECT_EQ(max_abs_difference(problem.run(Activation::kInt8), expected), 0.0);
+    }
+    set_thread_count(before);
+  }
+}
+
+// Tokens behind the length are stale: here another sequence's, with NaN among them.
+TEST(PagedAttention, DoesNotSeeStaleTokens) {
+  for (const KvKindOfLayer& kind : every_kind()) {
+    SCOPED_TRACE(describe(kind));
+    Problem problem({2, 1, 64}, {{3, 130}}, kind, 1);
+    KvData other(192, 1, 64, 99);
+    for (std::size_t i = 0; i < other.k.size(); i += 7 * 64)
+      other.k[i] = other.v[i] = std::nanf("");
+    for_each_simd_target([&] {
+      // Floats weigh stale values by zero, which NaN survives: codes do not.
+      if (simd_target() == SimdTarget::kScalar) return;
+      for (Activation activation : {Activation::kInt8, Activation::kExact}) {
+        const auto clean = problem.run(activation);
+        PagedSequence pages(1, 64, kind, 1, 192, problem.data[0].mean);
+        pages.append(other, 0, 192);
+        pages.append(problem.data[0], 0, 133);
+        problem.list[0].pages = &pages.pages;
+        EXPECT_EQ(max_abs_difference(problem.run(activation), clean), 0.0);
+        problem.list[0].pages = &problem.sequences[0]->pages;
+      }
+    });
+  }
+}
+
+TEST(PagedAttention, KeepsNotANumberInItsSequence) {
+  for (const KvFormat& format : all_kv_formats())
+    for (bool keys : {false, true}) {
+      SCOPED_TRACE(optiq::describe(format));
+      Problem problem({2, 1, 32}, {{20, 100}, {1, 130}, {3, 0}}, both(format));
+      for_each_simd_target([&] {
+        const auto clean = problem.run(Activation::kInt8);
+        KvData dirty = problem.data[1];
+        (keys ? dirty.k : dirty.v)[5 * 32 + 3] = std::nanf("");
+        problem.sequences[1]->append(dirty, 0, 131);
+        const auto y = problem.run(Activation::kInt8);
+        problem.sequences[1]->append(problem.data[1], 0, 131);
+        int spoiled = 0;
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          if (i / 64 == 20)
+            spoiled += std::isnan(y[i]);
+          else
+            EXPECT_EQ(y[i], clean[i]) << i;
+        }
+        EXPECT_GE(spoiled, keys ? 64 : 2);
+      });
+    }
+}
+
+// A sink: one key takes half of the weight, thousands share the rest, each far below a
+// rounded weight's step.
+TEST(PagedAttention, KeepsTheShareOfManySmallWeightsBesideALargeOne) {
+  const int keys = 2048;
+  for (const KvFormat& format :
+       {kv_format("affine", 8, 64), kv_format("turbo", 4, 0)}) {
+    Problem problem({1, 1, 64}, {{1, keys - 1}}, {format, format});
+    KvData data(keys, 1, 64, 3);
+    std::ranges::fill(data.k, 0.0f);
+    std::ranges::fill(data.v, 1.0f);
+    for (std::size_t i = 0; i < 64; ++i) {
+      data.k[i] = 1;
+      data.v[i] = -1;
+    }
+    std::ranges::fill(problem.q, std::log(2047.0f) * 8 / 64);
+    problem.sequences[0]->append(data, 0, keys);
+    for_each_simd_target([&] {
+      // Half of -1 and half of 1; a rounded weight is off by 1 / 127 of the largest, in
+      // the first block only, and float16 holds turbo's scale to 2^-11.
+      for (float y : problem.run(Activation::kInt8))
+        EXPECT_NEAR(y, 0, 0.5 / 127 + 1e-3);
+    });
+  }
+}
+
+// A call on MLX: two sequences, the second with a page in float.
+struct Call {
+  explicit Call(const KvKindOfLayer& kind) {
+    for (std::size_t i = 0; i < 2; ++i) {
+      data.emplace_back(140, 2, 48, 30 + 10 * static_cast<std::uint32_t>(i));
+      auto pages = std::make_shared<PagedSequence>(2, 48, kind, static_cast<int>(i),
+                                                   140, data[i].mean);
+      pages->append(data[i], 0, segments[i].cached);
+      kv.push_back({pages->pages, pages});
+    }
+    options.scale = 0.2f;
+    options.window = 100;
+    options.gate = gate;
+    options.activation = Activation::kExact;
+  }
+
+  static mx::array random(const mx::Shape& shape, std::uint32_t seed) {
+    std::size_t n = 1;
+    for (int size : shape) n *= static_cast<std::size_t>(size);
+    return mx::array(random_floats(n, seed).data(), shape);
+  }
+
+  std::vector<Segment> segments{{6, 62}, {1, 130}};
+  std::vector<KvData> data;
+  std::vector<PagedKv> kv;
+  mx::array q = random({7, 4, 48}, 1), k = random({7, 2, 48}, 2),
+            v = random({7, 2, 48}, 3), gate = random({7, 4, 48}, 4);
+  AttentionOptions options;
+};
+
+std::shared_ptr<const PagedCall> met(const std::vector<Segment>& segments,
+                                     const std::vector<PagedKv>& pages) {
+  return std::make_shared<PagedCall>(PagedCall{segments, pages});
+}
+
+TEST(PagedAttentionPrimitive, AgreesWithPlainMlxOperationsOnTheDecodedPages) {
+  for (const KvKindOfLayer& kind : every_kind()) {
+    SCOPED_TRACE(describe(kind));
+    const Call ours(kind), plain(kind);
+    const mx::array y =
+        paged_attention(ours.q, ours.k, ours.v, met(ours.segments, ours.kv), ours.options);
+    const auto expected =
+        paged_fallback({plain.q, plain.k, plain.v, plain.gate}, plain.segments,
+                       plain.kv, 0.2f, 100, true, true);
+    // Scores of some units in float32, and values below 10.
+    EXPECT_TRUE(mx::allclose(y, expected[0], 1e-4, 1e-4).item<bool>());
+    for (std::size_t i = 0; i < 2; ++i) {
+      std::vector<float> a(140 * 48), b(a.size()), c(a.size()), d(a.size());
+      const int keys = ours.segments[i].cached + ours.segments[i].tokens;
+      read_from_pages(ours.kv[i].pages, {1, 0, keys, a.data(), b.data(), false});
+      read_from_pages(plain.kv[i].pages, {1, 0, keys, c.data(), d.data(), false});
+      EXPECT_EQ(a, c);
+      EXPECT_EQ(b, d);
+    }
+  }
+}
+
+TEST(PagedAttentionPrimitive, GivesTheSameRowsTokenByTokenAsAtOnceWithoutACache) {
+  const mx::array qkv = Call::random({90, 8, 16}, 7);
+  const auto part = [&](int row, int rows, int head, int heads) {
+    return mx::slice(qkv, {row, head, 0}, {row + rows, head + heads, 16});
+  };
+  AttentionOptions options;
+  options.scale = 0.25f;
+  const Segment whole{90, 0};
+  const mx::array expected = attention(part(0, 90, 0, 4), part(0, 90, 4, 2),
+                                       part(0, 90, 6, 2), {&whole, 1}, options);
+  const auto pages = std::make_shared<PagedSequence>(
+      2, 16, both(kv_float(FloatType::kF32)), 0, 90, std::vector<float>(32));
+  const PagedKv kv{pages->pages, pages};
+  for (int row = 0, rows = 40; row < 90; row += rows, rows = 1) {
+    const Segment segment{rows, row};
+    const mx::array y =
+        paged_attention(part(row, rows, 0, 4), part(row, rows, 4, 2),
+                        part(row, rows, 6, 2), met({segment}, {kv}), options);
+    EXPECT_TRUE(
+        mx::array_equal(y, mx::slice(expected, {row, 0, 0}, {row + rows, 4, 16}))
+            .item<bool>())
+        << row;
+  }
+}
+
+TEST(PagedAttentionPrimitive, RefusesWhatDoesNotGoTogether) {
+  Call call(both(kv_format("affine", 4, 32)));
+  const auto refused = [&](const std::vector<Segment>& segments) {
+    EXPECT_THROW(
+        paged_attention(call.q, call.k, call.v, met(segments, call.kv), call.options),
+        std::invalid_argument);
+  };
+  refused({{7, 0}});
+  refused({{6, 62}, {1, 192}});
+  refused({{6, 62}, {2, 130}});
+  EXPECT_THROW(paged_attention(call.q, call.gate, call.gate, met(call.segments, call.kv),
+                               call.options),
+               std::invalid_argument);
+  call.kv[1].pages.float_layout = nullptr;
+  refused(call.segments);
+}
+
+}  // namespace
+}  // namespace optiq::kernels
