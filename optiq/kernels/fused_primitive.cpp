@@ -90,6 +90,13 @@ bool FusedPrimitive::donate(const mx::array& in, mx::array& out) {
   return true;
 }
 
+void FusedPrimitive::release_siblings(const Arrays& inputs, Arrays& outputs) {
+  for (const mx::array& out : outputs)
+    if (out.is_tracer()) return;
+  for (mx::array& out : outputs)
+    if (&out.inputs() != &inputs) out.inputs().clear();
+}
+
 bool runs_on_cpu() { return mx::default_device() == mx::Device::cpu; }
 
 mx::Stream fused_stream() { return mx::default_stream(mx::default_device()); }

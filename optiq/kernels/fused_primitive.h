@@ -45,8 +45,15 @@ class FusedPrimitive : public mx::Primitive {
   static void allocate(mx::array& out);
 
   /// Gives `out` the memory of `in` if nobody else needs it; false where that is not
-  /// so.
+  /// so. With several outputs, after release_siblings.
   static bool donate(const mx::array& in, mx::array& out);
+
+  /// Lets inputs be donated where there are several outputs: each of these holds the
+  /// inputs in a list of its own, which MLX clears after eval_cpu and this before.
+  /// Traced arrays keep theirs, for a gradient may still walk the graph.
+  ///
+  /// Requires  the arguments of eval_cpu, before the first donate.
+  static void release_siblings(const Arrays& inputs, Arrays& outputs);
 
  private:
   const char* name_;

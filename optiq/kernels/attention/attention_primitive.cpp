@@ -134,16 +134,6 @@ class Attention : public AttentionBase {
   }
 
  private:
-  // MLX gives each output of a call its own list of the inputs, which would keep the
-  // caches from being donated. It clears them after the call; here before it, but for
-  // traced arrays, whose graph is still to be walked.
-  static void release_siblings(const Arrays& inputs, Arrays& outputs) {
-    for (const mx::array& out : outputs)
-      if (out.is_tracer()) return;
-    for (mx::array& out : outputs)
-      if (&out.inputs() != &inputs) out.inputs().clear();
-  }
-
   // Gives `out` the rows of `cache` and behind them those of x.
   void append(const mx::array& cache, const mx::array& x, std::int64_t row,
               const Segment& segment, mx::array& out) {

@@ -70,16 +70,6 @@ class GatedDelta : public FusedPrimitive {
   }
 
  private:
-  // Each output of one primitive lists the inputs, so that a state would never be seen
-  // without other holders. MLX clears these lists after the evaluation; here it is done
-  // before, except where a gradient may still walk the graph.
-  static void release_siblings(const Arrays& inputs, Arrays& outputs) {
-    for (const mx::array& output : outputs)
-      if (output.is_tracer()) return;
-    for (mx::array& output : outputs)
-      if (&output.inputs() != &inputs) output.inputs().clear();
-  }
-
   // The array itself where the values of a row lie one after another.
   mx::array rows(const mx::array& x) {
     return x.shape(1) == 1 || x.strides()[1] == 1 ? x : contiguous(x);
