@@ -1,7 +1,9 @@
 # Warnings, sanitizers, ccache and the linker, for every target of ours.
 find_program(CCACHE ccache)
 if(CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+  # The sloppiness lets ccache keep what was compiled with a precompiled header.
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+    ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${CCACHE})
 endif()
 
 add_compile_options(-Wall -Wextra -Wno-unused-parameter -Wno-psabi)
@@ -10,7 +12,8 @@ if(CMAKE_BUILD_TYPE STREQUAL "Release")
 endif()
 
 if(OPTIQ_SANITIZE)
-  add_compile_options(-fsanitize=${OPTIQ_SANITIZE} -fno-omit-frame-pointer -g)
+  # -O1: checks inside unrolled kernels cost the optimizer minutes a file at -O2.
+  add_compile_options(-fsanitize=${OPTIQ_SANITIZE} -fno-omit-frame-pointer -O1 -g1)
   add_link_options(-fsanitize=${OPTIQ_SANITIZE})
 endif()
 

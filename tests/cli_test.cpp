@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -146,6 +147,18 @@ TEST_F(Cli, WrongUsageIsOneLineWithAHintAndExitsWithTwo) {
       {"eval", "demo", "--task", "perplexity", "--length", "100000"},
       {"benchmark", "demo", "--depth", "1,x"},
       {"benchmark", "demo", "--depth", "100000"},
+      {"benchmark", "demo", "--prompt", "0", "--decode", "0"},
+      {"convert", "demo", "--target-bpw", "nan"},
+      {"convert", "demo", "--target-bpw", "0.5"},
+      {"convert", "demo", "--target-size", ""},
+      {"convert", "demo", "--target-size", "4.8"},
+      {"convert", "demo", "--target-size", "0"},
+      {"convert", "demo", "--method", "magic"},
+      {"convert", "demo", "--candidate-bits", "four"},
+      {"eval", "demo", "--task", "perplexity", "--n-samples", "-1"},
+      {"generate", "demo", "-p", "a", "--min-p", "nan"},
+      {"generate", "demo", "-p", "a", "--temp", "inf"},
+      {"generate", "demo", "-p", "a", "--seed", "-1"},
       {"pull"},
   };
   for (const auto& arguments : wrong) {
@@ -338,6 +351,125 @@ TEST_F(Cli, OutputThatCannotBeWrittenFailsInOneLine) {
     EXPECT_EQ(full.status, 1);
     EXPECT_NE(full.err.find("stdout"), std::string::npos) << full.err;
   }
+}
+
+TEST_F(Cli, WorkThatCannotBeSavedIsNotBegun) {
+  const std::string nowhere = file("missing/summary.json");
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"info", "--json", nowhere},
+        {"info", "--json", directory_},
+        {"generate", "demo", "-p", "a", "--json", nowhere},
+        {"inspect", "demo", "--html", nowhere},
+        {"logits", "demo", "--input-ids", ids_file(7), "-o", directory_},
+        {"convert", "demo", "-o", "/dev/null"},
+        {"convert", "demo", "-o", "/proc/optiq/out"},
+        {"convert", "demo", "-o", file("out"), "--sensitivity", nowhere},
+        {"convert", "demo", "-o", file("out"), "--target-size", "1MB"},
+        {"convert", "demo", "-o", file("out"), "--target-bpw", "3.5",
+         "--candidate-bits", "4,8"}}) {
+    SCOPED_TRACE(json(arguments).dump());
+    const auto begin = std::chrono::steady_clock::now();
+    const Outcome outcome = run(arguments);
+    EXPECT_TRUE(outcome.status == 1 || outcome.status == 2) << outcome.status;
+    expect_one_error_line(outcome);
+    // Measuring takes a minute, on a busy machine several.
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+  }
+  EXPECT_FALSE(fs::exists(file("out")));
+  for (const std::string& name : files())
+    EXPECT_EQ(name.find(".out"), std::string::npos) << name;
+}
+
+// A model that optiq did not write is never the price of one that it does.
+TEST_F(Cli, ConvertReplacesNoModelButItsOwn) {
+  const fs::path demo = OPTIQ_SOURCE_DIR "/models/demo";
+  fs::create_directories(file("model"));
+  for (const auto& entry : fs::directory_iterator(demo))
+    fs::copy_file(entry, file("model") / entry.path().filename());
+  const auto convert = [&](const fs::path& output) {
+    return run({"convert", file("model"), "-o", output, "--method", "static",
+                "--n-calibration", "1", "--calibration-length", "16",
+                "--skip-baselines", "-q"});
+  };
+  const Outcome refused = convert(file("model"));
+  EXPECT_EQ(refused.status, 2);
+  expect_one_error_line(refused);
+  EXPECT_TRUE(fs::exists(file("model") / "model-00001-of-00002.safetensors"));
+  EXPECT_EQ(convert(file("out")).status, 0);
+  EXPECT_EQ(convert(file("out")).status, 0);
+  EXPECT_TRUE(fs::exists(file("out") / "optiq/metadata.json"));
+}
+
+TEST_F(Cli, ConvertGoesOnWhereAKilledRunStoodAndCleansUpBehindIt) {
+  const std::vector<std::string> arguments = {"convert",
+                                              "demo",
+                                              "-o",
+                                              file("deep/out"),
+                                              "--candidate-bits",
+                                              "4,8",
+                                              "--n-calibration",
+                                              "2",
+                                              "--calibration-length",
+                                              "32",
+                                              "--skip-baselines",
+                                              "--no-refine",
+                                              "-q"};
+  const fs::path saved = file("deep/.out.sensitivity.json");
+  const pid_t child = start(arguments);
+  for (int i = 0; i < 6000 && !fs::exists(saved); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  ::kill(child, SIGKILL);
+  finish(child);
+  ASSERT_TRUE(fs::exists(saved));
+  EXPECT_FALSE(fs::exists(file("deep/out")));
+  auto again = arguments;
+  again.push_back("--resume");
+  const Outcome outcome = run(again);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  std::vector<std::string> left;
+  for (const auto& entry : fs::directory_iterator(file("deep")))
+    left.push_back(entry.path().filename());
+  EXPECT_EQ(left, std::vector<std::string>{"out"});
+}
+
+TEST_F(Cli, AClosedStreamIsNeverAnotherFile) {
+  const auto shell = [&](const std::string& rest) {
+    const std::string command = std::string(OPTIQ_PROGRAM) + " " + rest;
+    const int status = std::system(command.c_str());
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  };
+  const std::string err = " 2>" + file("err").string();
+  EXPECT_EQ(shell("generate demo -p - <&-" + err), 1);
+  EXPECT_NE(read_text(file("err")).find("stdin"), std::string::npos);
+  EXPECT_EQ(shell("generate demo -p hi --max-tokens 2 >&-" + err), 1);
+  EXPECT_NE(read_text(file("err")).find("stdout"), std::string::npos);
+  const std::string logits = file("logits.safetensors");
+  shell("logits demo -q --input-ids " + ids_file(7) + " -o " + logits);
+  const std::string expected = read_text(logits);
+  fs::remove(logits);
+  shell("logits demo -v --input-ids " + ids_file(7) + " -o " + logits +
+        " <&- >&- 2>&-");
+  EXPECT_EQ(read_text(logits), expected);
+}
+
+TEST_F(Cli, SequencesThatDoNotFitTheMemoryAreRefused) {
+  const json info = json::parse(run({"info", "--json", "-"}).out);
+  // 4096 x 16001 tokens of the demo are some 60 GB.
+  if (info.at("available_memory_bytes") > 50e9) GTEST_SKIP() << "they would fit";
+  const Outcome outcome = run(
+      {"benchmark", "demo", "--batch", "4096", "--depth", "16000", "--decode", "1"});
+  EXPECT_EQ(outcome.status, 1);
+  expect_one_error_line(outcome);
+  EXPECT_NE(outcome.err.find("--batch"), std::string::npos) << outcome.err;
+}
+
+TEST_F(Cli, AThreadCountFromTheEnvironmentIsChecked) {
+  ::setenv("OPTIQ_THREADS", "zero", 1);
+  const Outcome outcome = run({"generate", "demo", "-p", "hi", "--max-tokens", "1"});
+  ::unsetenv("OPTIQ_THREADS");
+  EXPECT_EQ(outcome.status, 2);
+  expect_one_error_line(outcome);
+  EXPECT_NE(outcome.err.find("OPTIQ_THREADS"), std::string::npos) << outcome.err;
 }
 
 TEST_F(Cli, EvalReportsItsKeys) {

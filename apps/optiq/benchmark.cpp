@@ -4,12 +4,14 @@
 #include "benchmark_run.h"
 #include "cache_flags.h"
 #include "command.h"
+#include "optiq/base/error.h"
 #include "optiq/base/format.h"
 #include "optiq/base/memory.h"
 #include "optiq/base/parallel.h"
 #include "optiq/base/progress.h"
 #include "optiq/base/read_bandwidth.h"
 #include "optiq/base/simd_target.h"
+#include "optiq/cache/kv_cache.h"
 #include "optiq/generate/loaded_model.h"
 #include "request_options.h"
 
@@ -50,6 +52,25 @@ std::vector<int> usable_depths(const Options& options, int limit, bool chosen) {
   return depths;
 }
 
+// Refuses sequences that would not fit, which the system would answer by ending us.
+void check_memory(const Options& options, const std::vector<int>& depths,
+                  const cache::KvCache& cache) {
+  std::int64_t tokens = options.prompt;
+  if (options.decode > 0)
+    for (int depth : depths)
+      tokens = std::max<std::int64_t>(tokens, depth + options.decode);
+  std::int64_t batch = 0;
+  for (int n : options.batches) batch = std::max<std::int64_t>(batch, n);
+  const auto wanted = static_cast<std::uint64_t>(
+      batch * (cache.bytes(tokens) + cache.recurrent_bytes()));
+  const std::uint64_t available = available_memory_bytes();
+  if (available > 0 && wanted > available)
+    throw ResourceError(
+        fmt::format("--batch, --depth: {} sequences of {} tokens need {} of memory, {} "
+                    "is available",
+                    batch, tokens, format_bytes(wanted), format_bytes(available)));
+}
+
 void benchmark(const Options& options, bool depths_chosen, Context& context) {
   BenchmarkOptions run{.cache = cache_options_of(options.cache, context.seed),
                        .repeat = options.repeat,
@@ -67,6 +88,7 @@ void benchmark(const Options& options, bool depths_chosen, Context& context) {
     run.cache.float_type = FloatType::kF32;
   }
   const cache::KvCache cache(model.layer_shapes(), run.cache);
+  check_memory(options, depths, cache);
   const auto n_prefill = options.prompt > 0 ? options.batches.size() : 0;
   const auto n_decode = options.decode > 0 ? options.batches.size() * depths.size() : 0;
   Progress bar("benchmark", static_cast<std::int64_t>(n_prefill + n_decode + 1),
@@ -164,6 +186,8 @@ Run add_benchmark(CLI::App& app) {
                "Compute in float32, without int8 activations and float16 cache");
   add_cache_flags(app, options->cache);
   return [options, depth](Context& context) {
+    if (options->prompt == 0 && options->decode == 0)
+      throw UsageError("--prompt, --decode: expected one of them above 0");
     benchmark(*options, depth->count() > 0, context);
   };
 }

@@ -35,6 +35,9 @@ struct Command {
 
 std::span<const Command> commands();
 
+/// For option->check(): a number from `low` to `high`. CLI::Range takes nan for one.
+CLI::Validator number_in(double low, double high);
+
 Run add_benchmark(CLI::App& app);
 Run add_chat(CLI::App& app);
 Run add_convert(CLI::App& app);

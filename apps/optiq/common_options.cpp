@@ -1,5 +1,8 @@
 #include "common_options.h"
 
+#include <fmt/format.h>
+
+#include "command.h"
 #include "mlx/device.h"
 #include "mlx/random.h"
 #include "optiq/base/error.h"
@@ -10,6 +13,18 @@
 namespace optiq::app {
 
 namespace mx = mlx::core;
+
+CLI::Validator number_in(double low, double high) {
+  return {[=](const std::string& text) {
+            double value = 0;
+            const bool inside =
+                CLI::detail::lexical_cast(text, value) && value >= low && value <= high;
+            return inside
+                       ? ""
+                       : fmt::format("expected {} to {}, found '{}'", low, high, text);
+          },
+          ""};
+}
 
 void add_common_options(CLI::App& app, CommonOptions& options) {
   const auto group = std::string("Common flags");
@@ -28,6 +43,7 @@ void add_common_options(CLI::App& app, CommonOptions& options) {
       ->capture_default_str()
       ->group(group);
   app.add_option("--seed", options.seed, "Seed of everything random")
+      ->check(number_in(0, 0x1p64 - 2048))
       ->type_name("N")
       ->capture_default_str()
       ->group(group);

@@ -14,7 +14,7 @@ namespace {
 struct Flags {
   convert::Options options;
   std::string output;
-  std::string target_size;
+  std::optional<std::string> target_size;
   std::string mode = "affine";
   std::string method = "optiq";
   std::string reference = "auto";
@@ -43,6 +43,14 @@ std::string default_output(const convert::Options& options, const std::string& m
     if (c == '/' || c == '.') c = '_';
   return "optiq_output/" + name + "/" +
          (method == "uniform" ? method : method + "_mixed");
+}
+
+std::int64_t size_of(const std::string& text) {
+  try {
+    return static_cast<std::int64_t>(parse_bytes(text));
+  } catch (const std::invalid_argument& error) {
+    throw UsageError(fmt::format("--target-size: {}", error.what()));
+  }
 }
 
 nlohmann::ordered_json summary_of(const convert::Result& result) {
@@ -133,8 +141,7 @@ void run_convert(Flags flags, Context& context) {
       "--rounding", flags.rounding,
       {{"search", quantize::Search::kSearch}, {"mlx", quantize::Search::kMlx}});
   if (!flags.sensitivity.empty()) options.sensitivity_file = flags.sensitivity;
-  if (!flags.target_size.empty())
-    options.target_size = static_cast<std::int64_t>(parse_bytes(flags.target_size));
+  if (flags.target_size) options.target_size = size_of(*flags.target_size);
   options.refine = !flags.no_refine;
   if (context.seed != 0) options.seed = context.seed;
   options.model_name = flags.options.model_name;
@@ -170,7 +177,7 @@ Run add_convert(CLI::App& app) {
   app.add_option("--target-bpw", o.target_bpw,
                  "Average bits of the quantized weights, scales not counted")
       ->capture_default_str()
-      ->check(CLI::Range(1.0, 16.0));
+      ->check(number_in(1, 16));
   app.add_option("--target-size", flags->target_size,
                  "Instead: bytes of all weight files, such as 4.8GB")
       ->type_name("BYTES");

@@ -233,7 +233,7 @@ Run add_eval(CLI::App& app) {
       ->type_name("MODEL");
   app.add_option("--n-samples", options->n_samples,
                  "At most this many windows or cases (default: all)")
-      ->check(CLI::PositiveNumber.description(""))
+      ->check(CLI::Range(1, 1 << 30).description(""))
       ->type_name("N");
   app.add_option("--length", options->length,
                  "Tokens of a window (default: 2048 for perplexity, 1024 for kl)")

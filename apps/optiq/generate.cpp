@@ -1,5 +1,8 @@
 #include "optiq/generate/generate.h"
 
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -26,7 +29,11 @@ struct Options {
 
 std::string prompt_text(const std::string& flag) {
   if (flag != "-") return flag;
-  return {std::istreambuf_iterator<char>(std::cin), {}};
+  std::string text(std::istreambuf_iterator<char>(std::cin), {});
+  if (std::ferror(stdin))
+    throw ResourceError(
+        fmt::format("--prompt -: cannot read stdin: {}", std::strerror(errno)));
+  return text;
 }
 
 nlohmann::ordered_json read_messages(const std::string& file) {

@@ -37,17 +37,16 @@ void run_inspect(const Options& options, Context& context) {
         layer.sensitivity ? nlohmann::ordered_json(*layer.sensitivity) : nullptr;
     layers.push_back(std::move(row));
   }
+  if (!options.html.empty())
+    write_file_atomic(options.html,
+                      convert::inspection_page(inspection, options.directory));
   context.out.write(table.text());
   context.out.print(
       "{}; {:.3f} bits per weight on disk, {:.3f} bits on average over "
       "the quantized matrices\n",
       format_bytes(static_cast<std::uint64_t>(inspection.bytes)), inspection.bpw_disk,
       inspection.bpw);
-  if (!options.html.empty()) {
-    write_file_atomic(options.html,
-                      convert::inspection_page(inspection, options.directory));
-    context.out.print("{}\n", options.html);
-  }
+  if (!options.html.empty()) context.out.print("{}\n", options.html);
   context.out.summary({{"layers", layers},
                        {"bytes", inspection.bytes},
                        {"params", inspection.params},

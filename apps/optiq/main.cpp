@@ -1,8 +1,11 @@
 // The program `optiq`: finds the command, runs it, and turns every failure into one
 // line and an exit status (0 done, 1 failed, 2 wrong usage, 130 interrupted).
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -90,7 +93,17 @@ int run(const CLI::App& app, Registered& command) {
   }
 }
 
+// A standard stream that the caller has closed leaves its number to the next file that
+// is opened, which would then be read as stdin or written to by the log. Here it fails
+// instead.
+void hold_standard_streams() {
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+      (void)::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
 int main_of(int argc, char** argv) {
+  hold_standard_streams();
   install_interrupt_handler();
   CLI::App app(
       "optiq puts a language model on the machine you own: it measures which layers\n"

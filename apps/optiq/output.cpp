@@ -18,6 +18,10 @@ void write_stdout(std::string_view text) {
 
 }  // namespace
 
+Output::Output(std::string json_target) : json_target_(std::move(json_target)) {
+  if (!json_target_.empty() && json_target_ != "-") check_writable(json_target_);
+}
+
 void Output::write(std::string_view text) {
   if (json_target_ != "-") write_stdout(text);
 }

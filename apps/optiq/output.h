@@ -13,7 +13,10 @@ class Output {
  public:
   /// `json_target`: empty for no summary, "-" for stdout (which then carries nothing
   /// else), else a file.
-  explicit Output(std::string json_target) : json_target_(std::move(json_target)) {}
+  ///
+  /// Throws    ResourceError if the file's directory is not there or cannot be written:
+  ///           now, not after the work.
+  explicit Output(std::string json_target);
 
   /// Text on stdout at once, unless stdout carries the summary.
   ///

@@ -22,12 +22,12 @@ void add_request_options(CLI::App& app, RequestOptions& options) {
       ->type_name("N")
       ->capture_default_str();
   app.add_option("--temp", options.temp, "Temperature; 0 takes the most likely token")
-      ->check(CLI::Range(0.0, 100.0).description(""))
+      ->check(number_in(0, 100))
       ->type_name("T")
       ->capture_default_str();
   app.add_option("--top-p", options.top_p,
                  "Sample from the likeliest tokens that hold this probability")
-      ->check(CLI::Range(0.0, 1.0).description(""))
+      ->check(number_in(0, 1))
       ->type_name("P")
       ->capture_default_str();
   app.add_option("--top-k", options.top_k, "Sample from the K likeliest; 0: from all")
@@ -36,7 +36,7 @@ void add_request_options(CLI::App& app, RequestOptions& options) {
       ->capture_default_str();
   app.add_option("--min-p", options.min_p,
                  "Sample from tokens at least this likely, relative to the likeliest")
-      ->check(CLI::Range(0.0, 1.0).description(""))
+      ->check(number_in(0, 1))
       ->type_name("P")
       ->capture_default_str();
   app.add_option("--stop", options.stop, "End the answer before TEXT (repeatable)")

@@ -27,6 +27,7 @@ RowsFile::RowsFile(std::filesystem::path path, const std::string& tensor,
     : path_(std::move(path)),
       temporary_(path_.parent_path() /
                  fmt::format(".{}.tmp-{}", path_.filename().string(), ::getpid())) {
+  check_writable(path_);
   const std::uint64_t bytes =
       static_cast<std::uint64_t>(rows * columns) * sizeof(float);
   const nlohmann::json header = {
@@ -42,7 +43,13 @@ RowsFile::RowsFile(std::filesystem::path path, const std::string& tensor,
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd_ < 0) fail(path_);
   end_ = head.size() + bytes;
-  write_at(fd_, path_, 0, std::as_bytes(std::span(head)));
+  try {
+    write_at(fd_, path_, 0, std::as_bytes(std::span(head)));
+  } catch (...) {  // no destructor runs
+    ::close(fd_);
+    ::unlink(temporary_.c_str());
+    throw;
+  }
   at_ = head.size();
 }
 

@@ -1,12 +1,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <string>
 #include <system_error>
+#include <vector>
 
 #include "optiq/base/error.h"
 #include "optiq/base/file.h"
@@ -43,6 +47,30 @@ void replace_directory(const fs::path& from, const fs::path& target) {
         fmt::format("{}: cannot replace: {}", target.string(), error.message()));
 }
 
+int open_directory(const fs::path& directory) {
+  return ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+void remove_abandoned(const fs::path& parent, const std::string& prefix) {
+  std::error_code error;
+  std::vector<fs::path> found;
+  for (fs::directory_iterator i(parent, error), end; !error && i != end;
+       i.increment(error))
+    if (i->path().filename().string().starts_with(prefix)) found.push_back(i->path());
+  for (const fs::path& directory : found) {
+    const int lock = open_directory(directory);
+    if (lock < 0) continue;
+    if (::flock(lock, LOCK_EX | LOCK_NB) == 0) fs::remove_all(directory, error);
+    ::close(lock);
+  }
+}
+
+// True where the open directory still has a name.
+bool is_linked(int fd) {
+  struct stat status {};
+  return ::fstat(fd, &status) == 0 && status.st_nlink > 0;
+}
+
 }  // namespace
 
 AtomicDirectory::AtomicDirectory(fs::path target, std::string_view marker) {
@@ -68,21 +96,27 @@ AtomicDirectory::AtomicDirectory(fs::path target, std::string_view marker) {
   }
   fs::create_directories(target_.parent_path(), error);
   const unsigned number = serial++;
+  const std::string prefix = fmt::format(".{}.tmp-", target_.filename().string());
+  if (!error) remove_abandoned(target_.parent_path(), prefix);
   temporary_ = target_.parent_path() /
-               fmt::format(".{}.tmp-{}{}", target_.filename().string(), ::getpid(),
+               fmt::format("{}{}{}", prefix, ::getpid(),
                            number == 0 ? "" : fmt::format("-{}", number));
-  // A leftover of a killed process that had this number.
-  if (!error) fs::remove_all(temporary_, error);
-  if (!error) fs::create_directory(temporary_, error);
-  if (error)
-    throw ResourceError(fmt::format("{}: cannot make a directory: {}",
-                                    temporary_.string(), error.message()));
+  for (;;) {  // until nobody takes it for abandoned before it is locked
+    if (!error) fs::create_directory(temporary_, error);
+    if (error)
+      throw ResourceError(fmt::format("{}: cannot make a directory: {}",
+                                      target_.string(), error.message()));
+    lock_ = open_directory(temporary_);
+    if (lock_ < 0 && errno == ENOENT) continue;
+    if (lock_ < 0 || ::flock(lock_, LOCK_EX) != 0 || is_linked(lock_)) break;
+    ::close(lock_);
+  }
 }
 
 AtomicDirectory::~AtomicDirectory() {
-  if (committed_) return;
   std::error_code ignored;
-  fs::remove_all(temporary_, ignored);
+  if (!committed_) fs::remove_all(temporary_, ignored);
+  if (lock_ >= 0) ::close(lock_);
 }
 
 void AtomicDirectory::commit() {

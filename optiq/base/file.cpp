@@ -87,6 +87,17 @@ void sync_to_disk(const fs::path& path) {
     write_failed(path, errno);
 }
 
+void check_writable(const fs::path& path) {
+  if (path.empty()) write_failed("''", ENOENT);
+  const fs::path directory = path.has_parent_path() ? path.parent_path() : ".";
+  struct stat status {};
+  if (::stat(directory.c_str(), &status) != 0) write_failed(path, errno);
+  if (!S_ISDIR(status.st_mode)) write_failed(path, ENOTDIR);
+  if (::access(directory.c_str(), W_OK | X_OK) != 0) write_failed(path, errno);
+  if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))
+    write_failed(path, EISDIR);
+}
+
 void write_file_atomic(const fs::path& path, std::string_view bytes) {
   static std::atomic<unsigned> serial{0};
   const fs::path directory = path.has_parent_path() ? path.parent_path() : ".";

@@ -22,6 +22,12 @@ std::string read_file(const std::filesystem::path& path, std::size_t limit_bytes
 /// Throws    ResourceError (disk full, permission, no such directory).
 void write_file_atomic(const std::filesystem::path& path, std::string_view bytes);
 
+/// Finds out before the work that its result cannot be written.
+///
+/// Throws    ResourceError if `path` is a directory, or its own is not there or cannot
+///           be written.
+void check_writable(const std::filesystem::path& path);
+
 /// Writes all of `bytes` at `offset` of an open file.
 ///
 /// Throws    ResourceError naming `path`.
@@ -71,18 +77,19 @@ class MappedFile {
 };
 
 /// A directory that appears whole or not at all. Files are written to `path()`, which
-/// is
-/// `.<name>.tmp-<pid>` beside the target; `commit()` flushes them and puts the
+/// is `.<name>.tmp-<pid>` beside the target; `commit()` flushes them and puts the
 /// directory in the target's place; without it the destructor removes everything.
 class AtomicDirectory {
  public:
+  /// Makes parents as needed, and removes what killed processes have left beside the
+  /// target: temporary directories of its name that no process holds a lock on.
+  ///
   /// Requires  an existing target to be a directory that is empty or holds a file
   ///           called `marker`: only an earlier result of the same kind is replaced,
   ///           never somebody's home.
   /// Throws    std::invalid_argument if it is not; ResourceError if the temporary
   ///           directory cannot be made.
-  explicit AtomicDirectory(std::filesystem::path target,
-                           std::string_view marker = "config.json");
+  AtomicDirectory(std::filesystem::path target, std::string_view marker);
   AtomicDirectory(const AtomicDirectory&) = delete;
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;
   ~AtomicDirectory();
@@ -98,6 +105,7 @@ class AtomicDirectory {
  private:
   std::filesystem::path target_;
   std::filesystem::path temporary_;
+  int lock_ = -1;  // of the temporary directory
   bool committed_ = false;
 };
 

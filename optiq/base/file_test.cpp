@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <fstream>
 #include <iterator>
 
@@ -81,10 +84,21 @@ TEST_F(FileTest, AnAtomicWriteReplacesAndLeavesNothingBeside) {
   EXPECT_EQ(entries(), 1u);
 }
 
+TEST_F(FileTest, WhatCannotBeWrittenIsKnownBefore) {
+  const fs::path file = write("f", "old");
+  EXPECT_NO_THROW(check_writable(file));
+  EXPECT_NO_THROW(check_writable(directory_ / "new"));
+  EXPECT_NO_THROW(check_writable("new"));
+  for (const fs::path& path :
+       {directory_, directory_ / "no" / "f", file / "f", fs::path("")})
+    EXPECT_THROW(check_writable(path), ResourceError) << path;
+  EXPECT_EQ(entries(), 1u);
+}
+
 TEST_F(FileTest, ADirectoryAppearsOnlyAtItsCommit) {
   const fs::path target = directory_ / "out";
   {
-    AtomicDirectory output(target);
+    AtomicDirectory output(target, "config.json");
     std::ofstream(output.path() / "config.json") << "1";
     fs::create_directory(output.path() / "optiq");
     EXPECT_FALSE(fs::exists(target));
@@ -99,10 +113,10 @@ TEST_F(FileTest, WithoutACommitTheOldDirectoryStays) {
   const fs::path target = directory_ / "out";
   fs::create_directory(target);
   std::ofstream(target / "config.json") << "old";
-  { AtomicDirectory output(target); }
+  { AtomicDirectory output(target, "config.json"); }
   EXPECT_EQ(read(target / "config.json"), "old");
   {
-    AtomicDirectory output(target);
+    AtomicDirectory output(target, "config.json");
     std::ofstream(output.path() / "config.json") << "new";
     output.commit();
   }
@@ -113,7 +127,7 @@ TEST_F(FileTest, WithoutACommitTheOldDirectoryStays) {
 TEST_F(FileTest, ALinkToADirectoryStaysALink) {
   fs::create_directory(directory_ / "real");
   fs::create_directory_symlink("real", directory_ / "out");
-  AtomicDirectory output(directory_ / "out");
+  AtomicDirectory output(directory_ / "out", "config.json");
   std::ofstream(output.path() / "config.json") << "new";
   output.commit();
   EXPECT_TRUE(fs::is_symlink(directory_ / "out"));
@@ -122,16 +136,42 @@ TEST_F(FileTest, ALinkToADirectoryStaysALink) {
 
 TEST_F(FileTest, ADirectoryWithOtherFilesIsNeverReplaced) {
   write("letter.txt", "dear");
-  EXPECT_THROW(AtomicDirectory{directory_}, std::invalid_argument);
-  EXPECT_THROW(AtomicDirectory{directory_ / "letter.txt"}, std::invalid_argument);
-  EXPECT_THROW(AtomicDirectory{"/"}, std::invalid_argument);
-  EXPECT_THROW(AtomicDirectory{directory_ / "letter.txt" / "out"}, ResourceError);
+  EXPECT_THROW((AtomicDirectory{directory_, "config.json"}), std::invalid_argument);
+  EXPECT_THROW((AtomicDirectory{directory_ / "letter.txt", "config.json"}),
+               std::invalid_argument);
+  EXPECT_THROW((AtomicDirectory{"/", "config.json"}), std::invalid_argument);
+  EXPECT_THROW((AtomicDirectory{directory_ / "letter.txt" / "out", "config.json"}),
+               ResourceError);
   EXPECT_EQ(read(directory_ / "letter.txt"), "dear");
   EXPECT_EQ(entries(), 1u);
 }
 
+TEST_F(FileTest, WhatAKilledProcessLeftIsRemovedAndWhatALivingOneHoldsStays) {
+  const fs::path target = directory_ / "out";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    AtomicDirectory output(target, "config.json");
+    std::ofstream(output.path() / "half") << "1";
+    ::kill(::getpid(), SIGKILL);
+  }
+  ::waitpid(child, nullptr, 0);
+  EXPECT_EQ(entries(), 1u);
+  AtomicDirectory first(target, "config.json");
+  EXPECT_EQ(entries(), 1u);
+  EXPECT_TRUE(fs::is_empty(first.path()));
+  AtomicDirectory second(target, "config.json");
+  EXPECT_TRUE(fs::exists(first.path()));
+}
+
+TEST_F(FileTest, ParentsAreMade) {
+  AtomicDirectory output(directory_ / "a/b/out", "config.json");
+  output.commit();
+  EXPECT_TRUE(fs::is_directory(directory_ / "a/b/out"));
+}
+
 TEST_F(FileTest, TwoAtOnceDoNotShareATemporaryDirectory) {
-  AtomicDirectory first(directory_ / "out"), second(directory_ / "out");
+  AtomicDirectory first(directory_ / "out", "config.json");
+  AtomicDirectory second(directory_ / "out", "config.json");
   EXPECT_NE(first.path(), second.path());
   std::ofstream(first.path() / "config.json") << "1";
   std::ofstream(second.path() / "config.json") << "2";

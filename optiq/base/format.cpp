@@ -69,7 +69,8 @@ std::uint64_t parse_bytes(std::string_view text) {
   for (const Unit& known : kUnits) {
     if (unit != known.name) continue;
     const double bytes = std::round(value * known.factor);
-    if (bytes > 9e18) fail();
+    const bool part_of_a_byte = known.factor == 1 && bytes != value;
+    if (bytes > 9e18 || bytes < 1 || part_of_a_byte) fail();
     return static_cast<std::uint64_t>(bytes);
   }
   fail();

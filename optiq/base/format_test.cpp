@@ -25,8 +25,9 @@ TEST(Format, SizesAreReadInDecimalAndBinaryUnits) {
 }
 
 TEST(Format, WhatIsNoSizeIsRefusedByName) {
-  for (const char* bad : {"", "GB", "-1GB", "1.2.3GB", "4 lb", "1e9", "nan", "99999TB0",
-                          "123456789012345678901234567890", "99999999999TB"})
+  for (const char* bad :
+       {"", "GB", "-1GB", "1.2.3GB", "4 lb", "1e9", "nan", "0", "4.8", "99999TB0",
+        "123456789012345678901234567890", "99999999999TB"})
     try {
       parse_bytes(bad);
       ADD_FAILURE() << "accepted '" << bad << "'";

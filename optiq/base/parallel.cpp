@@ -3,12 +3,16 @@
 #include <sched.h>
 
 #include <atomic>
+#include <charconv>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -160,9 +164,15 @@ int cgroup_cpus() {
 }
 
 int default_thread_count() {
-  if (const char* wanted = std::getenv("OPTIQ_THREADS")) {
-    const int n = std::atoi(wanted);
-    if (n >= 1 && n <= 1024) return n;
+  if (const char* wanted = std::getenv("OPTIQ_THREADS"); wanted && *wanted) {
+    const std::string_view text = wanted;
+    int n = 0;
+    const auto [end, error] =
+        std::from_chars(text.data(), text.data() + text.size(), n);
+    if (error != std::errc() || end != text.data() + text.size() || n < 1 || n > 1024)
+      throw std::invalid_argument("OPTIQ_THREADS: expected 1 to 1024, found '" +
+                                  std::string(text) + "'");
+    return n;
   }
   int n = static_cast<int>(std::thread::hardware_concurrency());
 #if defined(__linux__)

@@ -121,7 +121,10 @@ fs::path pull(const std::string& repository, const HubOptions& options,
 }
 
 void copy_snapshot(const fs::path& snapshot, const fs::path& target) {
-  AtomicDirectory output(target);
+  // Tells an earlier copy, which is replaced, from any other model, which is not.
+  constexpr const char* kMarker = ".optiq-pull";
+  AtomicDirectory output(target, kMarker);
+  write_file_atomic(output.path() / kMarker, snapshot.filename().string() + "\n");
   try {
     for (fs::recursive_directory_iterator i(snapshot), end; i != end; ++i) {
       const fs::path copy = output.path() / i->path().lexically_relative(snapshot);

@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "optiq/base/error.h"
+#include "optiq/base/file.h"
 #include "optiq/base/memory.h"
 #include "optiq/convert/choose.h"
 #include "optiq/convert/encoder.h"
@@ -22,6 +23,8 @@ using sensitivity::DivergenceMeter;
 using sensitivity::Sensitivities;
 
 constexpr int kRefineRounds = 2;
+// What tells an earlier result, which is replaced, from any other model, which is not.
+constexpr const char* kResultMarker = "optiq/metadata.json";
 
 // Of n windows, how many a single layer is measured on; joint measurements take all.
 // docs/decisions/sensitivity.md has what fewer windows cost in quality.
@@ -128,8 +131,21 @@ Result convert(const Options& options) {
     if (options.progress) options.progress(stage, done, total);
   };
   const std::vector<QuantSpec> formats = candidate_formats(options);
+  // What cannot succeed fails now, not after an hour of measuring: an output that
+  // cannot be written, a budget that no allocation meets, a file that is not there.
+  AtomicDirectory output(options.output, kResultMarker);
   keep_freed_memory(512 << 20);
   Session session(options);
+  const PlanBudget budget{options.target_bpw, options.target_size};
+  Sensitivities sensitivities = session.static_sensitivities(formats);
+  {
+    const Encoder unmeasured(session.model(), {});
+    allocate_plan(session.source(), unmeasured.matrices(), sensitivities, budget,
+                  session.model().n_layers(), /*protect=*/false, options.tie_fused);
+    if (options.method == Method::kOptiq && options.sensitivity_file)
+      sensitivities =
+          read_sensitivities(*options.sensitivity_file, unmeasured.matrices(), formats);
+  }
   Result result;
   result.output = options.output;
   result.params = session.params();
@@ -149,13 +165,9 @@ Result convert(const Options& options) {
   if (options.method == Method::kUniform) statistics = {};
   Encoder encoder(session.model(), statistics);
   const std::vector<Matrix>& matrices = encoder.matrices();
-  const PlanBudget budget{options.target_bpw, options.target_size};
 
-  Sensitivities sensitivities;
-  SavedLayers saved(options.output, session.identity(formats));
-  if (options.method == Method::kOptiq && options.sensitivity_file) {
-    sensitivities = read_sensitivities(*options.sensitivity_file, matrices, formats);
-  } else if (options.method == Method::kOptiq) {
+  SavedLayers saved(output.target(), session.identity(formats));
+  if (options.method == Method::kOptiq && !options.sensitivity_file) {
     sensitivity::MeasureOptions measure;
     measure.formats = formats;
     measure.search = options.rounding;
@@ -177,8 +189,6 @@ Result convert(const Options& options) {
     sensitivities =
         sensitivity::measure(session.model(), *meter, encoder.statistics(), measure);
     encoder.restore();
-  } else {
-    sensitivities = session.static_sensitivities(formats);
   }
   sensitivities.reference = session.reference();
 
@@ -219,7 +229,7 @@ Result convert(const Options& options) {
     sidecars.sensitivity =
         to_json(sensitivities, options.model_name, options.group_size);
   result.bytes = write_model(session.source(), encoder, chosen.plan, options.rounding,
-                             sidecars, options.output);
+                             sidecars, output);
   saved.remove();
   progress("writing", 1, 1);
 

@@ -157,9 +157,8 @@ std::int64_t planned_bytes(const checkpoint::Checkpoint& source, const Plan& pla
 
 std::int64_t write_model(const checkpoint::Checkpoint& source, Encoder& encoder,
                          const Plan& plan, quantize::Search search,
-                         const Sidecars& sidecars, const fs::path& output) {
+                         const Sidecars& sidecars, AtomicDirectory& directory) {
   const MlxForm form(source);
-  AtomicDirectory directory(output);
   const auto shards = shards_of(source, form, plan);
   nlohmann::json weight_map = nlohmann::json::object();
   std::uint64_t total = 0;

@@ -1,9 +1,9 @@
 // Writes the converted model as a directory that mlx-lm loads.
 #pragma once
 #include <cstdint>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "optiq/base/file.h"
 #include "optiq/checkpoint/checkpoint.h"
 #include "optiq/convert/encoder.h"
 #include "optiq/convert/plan.h"
@@ -20,15 +20,15 @@ struct Sidecars {
   nlohmann::json sensitivity;  // null: none
 };
 
-/// Writes weights, index, config.json, tokenizer files and sidecars to a temporary
-/// directory, reads the weights back to see that each matrix has the width that the
-/// config claims, and then puts the directory in the target's place.
+/// Writes weights, index, config.json, tokenizer files and sidecars to `directory`,
+/// reads the weights back to see that each matrix has the width that the config claims,
+/// and commits.
 ///
 /// Returns   bytes of all weight files
 /// Throws    ResourceError; std::logic_error if what was read back differs
 /// Cost      one matrix at a time is held
 std::int64_t write_model(const checkpoint::Checkpoint& source, Encoder& encoder,
                          const Plan& plan, quantize::Search search,
-                         const Sidecars& sidecars, const std::filesystem::path& output);
+                         const Sidecars& sidecars, AtomicDirectory& directory);
 
 }  // namespace optiq::convert

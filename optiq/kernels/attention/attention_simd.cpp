@@ -18,6 +18,7 @@ constexpr int kAheadBytes = 48 << 10;
 constexpr float kLowest = -1e30f;  // below any score; its exponential is 0
 
 OPTIQ_INLINE int min_int(int a, int b) { return a < b ? a : b; }
+OPTIQ_INLINE int max_int(int a, int b) { return a > b ? a : b; }
 
 // The lane numbers 0, 1, ...
 OPTIQ_INLINE VecInt lane_numbers() {
@@ -129,6 +130,33 @@ OPTIQ_INLINE void multiply_values(const Tile& t, int row, int rows, int keys) {
                   t.vectors);
 }
 
+template <class Value>
+OPTIQ_INLINE bool all_finite(const Value* v, std::int64_t stride, int keys,
+                             const Tile& t) {
+  Vec zero{}, sum{};  // not a number once something was not finite
+  for (int j = 0; j < keys; ++j)
+    for (int i = 0; i < t.dim; i += kLanes) {
+      const Value* from = v + j * stride + i;
+      sum = multiply_add(
+          i + kLanes <= t.dim ? load_value(from) : load_first(from, t.dim - i), zero,
+          sum);
+    }
+  return reduce_add(sum) == 0;
+}
+
+// multiply_values, each row by itself with the keys of [begin, begin + keys) that it
+// sees.
+OPTIQ_INLINE void multiply_seen_values(const Tile& t, int row, int rows, int begin,
+                                       int keys) {
+  for (int r = row; r < row + rows; ++r) {
+    const int first = min_int(max_int(t.visible_begin(r) - begin, 0), keys);
+    const int end = min_int(t.visible_end(r) - begin, keys);
+    multiply<float>(1, t.w.scores + r * kBlockKeys + first, kBlockKeys,
+                    t.w.values + first * t.padded, t.padded, max_int(end - first, 0),
+                    t.w.sums + r * t.padded, t.padded, t.w.factor + r, t.vectors);
+  }
+}
+
 // Scores become weights: of keys [begin, begin + keys), those outside
 // [visible_begin, visible_end) weigh 0, as do all behind up to a whole block. Sets
 // factor, largest and weight of the row.
@@ -197,8 +225,16 @@ OPTIQ_INLINE void score_floats(const Tile& t, int row, int rows, const BlockSide
 
 template <class Value>
 OPTIQ_INLINE void sum_floats(const Tile& t, int row, int rows, const BlockSide& side,
-                             int keys) {
+                             int begin, int keys) {
   const auto* v = (const Value*)side.rows;
+  const bool all_see_all =
+      t.visible_end(row) >= begin + keys && t.visible_begin(t.rows - 1) <= begin;
+  if (!all_see_all && !all_finite(v, side.stride, keys, t)) {
+    // A weight of 0 does not hide such a value.
+    pack_values(v, side.stride, keys, t);
+    multiply_seen_values(t, row, rows, begin, keys);
+    return;
+  }
   if (rows > kFewRows || t.dim % kLanes != 0) {
     pack_values(v, side.stride, keys, t);
     multiply_values(t, row, rows, keys);
@@ -232,7 +268,7 @@ OPTIQ_INLINE void score_block(const Tile& t, int row, int rows, const BlockSide&
 }
 
 OPTIQ_INLINE void sum_block(const Tile& t, int row, int rows, const BlockSide& side,
-                            int keys) {
+                            int begin, int keys) {
   if (side.coded) {
     const CodedBlock block{*side.coded, side.head, t.dim, keys, side.ahead};
     const std::uint8_t* columns = unpack_values(block, (std::uint8_t*)t.w.panel);
@@ -245,11 +281,11 @@ OPTIQ_INLINE void sum_block(const Tile& t, int row, int rows, const BlockSide& s
                 from_row(t.w.rounded_weights, row));
     }
   } else if (side.type == FloatType::kF32) {
-    sum_floats<float>(t, row, rows, side, keys);
+    sum_floats<float>(t, row, rows, side, begin, keys);
   } else if (side.type == FloatType::kF16) {
-    sum_floats<Half>(t, row, rows, side, keys);
+    sum_floats<Half>(t, row, rows, side, begin, keys);
   } else {
-    sum_floats<BFloat>(t, row, rows, side, keys);
+    sum_floats<BFloat>(t, row, rows, side, begin, keys);
   }
 }
 
@@ -303,7 +339,7 @@ OPTIQ_INLINE void walk_block(const Tile& t, int row, int begin, int keys) {
       t.segment.pages ? page_block(t, begin, seen) : view_block(t, begin, seen);
   score_block(t, row, rows, block.k, keys);
   for (int r = row; r < t.rows; ++r) soften_row(t, r, begin, keys);
-  sum_block(t, row, rows, block.v, keys);
+  sum_block(t, row, rows, block.v, begin, keys);
 }
 
 // One chunk, from nothing: leaves sums, largest and weight.

@@ -7,6 +7,7 @@
 #include "optiq/base/parallel.h"
 #include "optiq/kernels/attention/attention_fallback.h"
 #include "optiq/kernels/attention/attention_primitive.h"
+#include "optiq/kernels/guarded.h"
 #include "optiq/kernels/segment.h"
 #include "optiq/kernels/testing.h"
 
@@ -31,8 +32,8 @@ class Problem {
     for (const Segment& s : segments) rows += s.tokens;
     const auto n = static_cast<std::size_t>(rows) *
                    static_cast<std::size_t>(shape.n_heads * shape.dim);
-    q_ = random_floats(n, seed);
-    gate_ = random_floats(n, seed + 1);
+    q_ = guarded(random_floats(n, seed));
+    gate_ = guarded(random_floats(n, seed + 1));
     y_.assign(n, 0.0f);
     keys_.reserve(segments.size());
     for (std::size_t i = 0; i < segments.size(); ++i) {
@@ -59,13 +60,13 @@ class Problem {
 
   void use_gate() { args.gate = gate_.data(); }
 
-  std::vector<float> run() {
+  GuardedFloats run() {
     std::ranges::fill(y_, -77.0f);
     attention(args);
     return y_;
   }
 
-  std::vector<float> expected() {
+  GuardedFloats expected() {
     force_simd_target(SimdTarget::kScalar);
     auto y = run();
     force_simd_target(std::nullopt);
@@ -88,16 +89,18 @@ class Problem {
  private:
   static constexpr int kSpare = 3;
 
-  // Rows past `keys` of each head are NaN. Bytes, in float32 or float16.
-  std::vector<std::uint8_t> cache(int keys, FloatType type, std::uint32_t seed) const {
+  // Rows past `keys` of each head are NaN, and those of the last head not there at all.
+  // Bytes, in float32 or float16.
+  Guarded<std::uint8_t> cache(int keys, FloatType type, std::uint32_t seed) const {
     const auto row = static_cast<std::size_t>(shape_.dim);
     const auto used = static_cast<std::size_t>(keys) * row;
     const auto head = used + kSpare * row;
     const auto values =
         random_floats(used * static_cast<std::size_t>(shape_.n_kv_heads), seed);
     const auto size = static_cast<std::size_t>(size_of(type));
-    std::vector<std::uint8_t> bytes(
-        head * static_cast<std::size_t>(shape_.n_kv_heads) * size, 0xff);
+    Guarded<std::uint8_t> bytes(
+        (head * static_cast<std::size_t>(shape_.n_kv_heads) - kSpare * row) * size,
+        0xff);
     for (std::size_t i = 0; i < values.size(); ++i) {
       std::uint8_t* to = bytes.data() + (i / used * head + i % used) * size;
       const std::uint16_t half = float_to_f16(values[i]);
@@ -110,8 +113,8 @@ class Problem {
   }
 
   Shape shape_;
-  std::vector<float> q_, gate_, y_;
-  std::vector<std::vector<std::uint8_t>> keys_, values_;
+  GuardedFloats q_, gate_, y_;
+  std::vector<Guarded<std::uint8_t>> keys_, values_;
   std::vector<AttentionSegment> segments_;
 };
 
@@ -187,7 +190,7 @@ TEST(Attention, GivesTheSameBitsRowByRowAsInOneCall) {
           if (simd_target() == SimdTarget::kScalar) return;  // splits in other places
           const auto together = problem.run();
           const AttentionArgs whole = problem.args;
-          std::vector<float> alone(together.size());
+          GuardedFloats alone(together.size());
           const int width = shape.n_heads * shape.dim;
           for (int t = 0; t < tokens; ++t) {
             AttentionSegment segment = whole.segments[0];
@@ -231,6 +234,36 @@ TEST(Attention, KeepsNotANumberInItsSequence) {
         EXPECT_EQ(dirty[i], clean[i]) << i;
     }
   });
+}
+
+TEST(Attention, KeepsWhatIsNotFiniteFromRowsThatDoNotSeeIt) {
+  for (const Shape& shape : {Shape{2, 1, 32}, {6, 2, 24}})
+    for (int window : {0, 40})
+      for (float bad : {std::nanf(""), HUGE_VALF}) {
+        const int cached = 100, tokens = 90, at = cached + 50;
+        Problem problem(shape, {{tokens, cached}}, FloatType::kF32);
+        problem.args.window = window;
+        for_each_simd_target([&] {
+          const auto clean = problem.run();
+          const KvView& kv = problem.args.segments[0].kv;
+          for (const void* array : {kv.k, kv.v}) {
+            float& value =
+                static_cast<float*>(const_cast<void*>(array))[at * shape.dim];
+            const float saved = std::exchange(value, bad);
+            const auto dirty = problem.run();
+            value = saved;
+            for (std::size_t i = 0; i < dirty.size(); ++i) {
+              const int row = static_cast<int>(i) / (shape.n_heads * shape.dim);
+              const int position = cached + row;
+              if (position < at || (window > 0 && position >= at + window))
+                ASSERT_EQ(dirty[i], clean[i]) << i;
+            }
+            if (array == kv.v)
+              EXPECT_FALSE(std::isfinite(
+                  dirty[static_cast<std::size_t>(50 * shape.n_heads * shape.dim)]));
+          }
+        });
+      }
 }
 
 // A call on MLX: a batch of two sequences.

@@ -4,6 +4,7 @@
 #include "mlx/transforms.h"
 #include "optiq/kernels/causal_conv/causal_conv_primitive.h"
 #include "optiq/kernels/fused_primitive.h"
+#include "optiq/kernels/guarded.h"
 #include "optiq/kernels/testing.h"
 
 namespace optiq::kernels {
@@ -17,15 +18,16 @@ struct Problem {
 
   int channels, kernel, T = 0;
   std::vector<int> tokens;
-  std::vector<float> x, weight, tails, y;
+  GuardedFloats x, weight, tails, y;
 
   Problem(int channels, int kernel, std::vector<int> segment_tokens)
       : channels(channels), kernel(kernel), tokens(std::move(segment_tokens)) {
     for (int n : tokens) T += n;
     const auto count = [](int a, int b) { return static_cast<std::size_t>(a * b); };
-    x = random_floats(count(T, channels + kGap), 1);
-    weight = random_floats(count(channels, kernel), 2);
-    tails = random_floats(tokens.size() * tail_size(), 3);
+    x = guarded(random_floats(count(T, channels + kGap), 1));
+    if (T > 0) x = GuardedFloats(x.begin(), x.end() - kGap);
+    weight = guarded(random_floats(count(channels, kernel), 2));
+    tails = guarded(random_floats(tokens.size() * tail_size(), 3));
     y.resize(count(T, channels));
   }
   std::size_t tail_size() const {
@@ -33,7 +35,7 @@ struct Problem {
   }
 
   void run() { run_into(tails); }
-  void run_into(std::vector<float>& out) {
+  void run_into(GuardedFloats& out) {
     std::vector<CausalConvSegment> segments;
     int row = 0;
     for (std::size_t i = 0; i < tokens.size(); row += tokens[i++])
@@ -99,9 +101,9 @@ TEST(CausalConv, StepByStepEqualsOneCallBitForBit) {
 TEST(CausalConv, WritesTheNewTailApartFromTheOldOne) {
   for_each_simd_target([] {
     Problem in_place(20, 4, {1, 0, 2, 8}), apart = in_place;
-    const std::vector<float> before = apart.tails;
+    const GuardedFloats before = apart.tails;
     in_place.run();
-    std::vector<float> after(before.size());
+    GuardedFloats after(before.size());
     apart.run_into(after);
     EXPECT_EQ(apart.tails, before);
     EXPECT_EQ(after, in_place.tails);
@@ -138,8 +140,10 @@ TEST(CausalConv, LargeInputsGiveZeroOrThemselves) {
 // x (a view with gaps between rows), weight, the tails.
 std::vector<mx::array> arrays_of(const Problem& p) {
   const int stride = p.channels + Problem::kGap;
+  std::vector<float> x(p.x.begin(), p.x.end());
+  x.resize(static_cast<std::size_t>(p.T * stride));
   std::vector<mx::array> arrays{
-      mx::slice(mx::array(p.x.data(), {p.T, stride}), {0, 0}, {p.T, p.channels}),
+      mx::slice(mx::array(x.data(), {p.T, stride}), {0, 0}, {p.T, p.channels}),
       mx::array(p.weight.data(), {p.channels, p.kernel})};
   for (std::size_t i = 0; i < p.tokens.size(); ++i)
     arrays.push_back(

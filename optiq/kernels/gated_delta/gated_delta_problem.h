@@ -5,11 +5,12 @@
 #include <vector>
 
 #include "optiq/kernels/gated_delta/gated_delta.h"
+#include "optiq/kernels/guarded.h"
 
 namespace optiq::kernels {
 
-/// Owns what GatedDeltaArgs points to. Rows of qkv, a and b lie apart by a few values
-/// more than they hold.
+/// Owns what GatedDeltaArgs points to, in guarded memory. Rows of qkv, a and b lie
+/// apart by a few values more than they hold; the last one ends where the memory does.
 struct GatedDeltaProblem {
   static constexpr int kGap = 3;
 
@@ -17,7 +18,7 @@ struct GatedDeltaProblem {
   std::vector<int> tokens;  // of each segment
   int T = 0;
   GatedDeltaForm form = GatedDeltaForm::kByLength;
-  std::vector<float> qkv, a, b, a_log, dt_bias, states, o;
+  testing::GuardedFloats qkv, a, b, a_log, dt_bias, states, o;
 
   GatedDeltaProblem(int n_key_heads, int n_value_heads, int key_dim, int value_dim,
                     std::vector<int> segment_tokens, unsigned seed)
@@ -28,15 +29,20 @@ struct GatedDeltaProblem {
         tokens(std::move(segment_tokens)) {
     for (int n : tokens) T += n;
     std::mt19937 generator(seed);
-    const auto fill = [&](std::vector<float>& x, std::size_t n, float mean, float sd) {
+    const auto fill = [&](testing::GuardedFloats& x, std::size_t n, float mean,
+                          float sd) {
       std::normal_distribution<float> normal(mean, sd);
       x.resize(n);
       for (float& value : x) value = normal(generator);
+    };
+    const auto without_last_gap = [](testing::GuardedFloats& x) {
+      if (!x.empty()) x = testing::GuardedFloats(x.begin(), x.end() - kGap);
     };
     const auto rows = static_cast<std::size_t>(T), heads = static_cast<std::size_t>(Hv);
     fill(qkv, rows * static_cast<std::size_t>(qkv_stride()), 0, 1);
     fill(a, rows * (heads + kGap), 0, 1);
     fill(b, rows * (heads + kGap), 0, 1);
+    for (auto* x : {&qkv, &a, &b}) without_last_gap(*x);
     fill(a_log, heads, -1, 1);
     fill(dt_bias, heads, -3, 1);  // decays of about 0.9 to 1, as trained ones have
     fill(states, tokens.size() * state_size(), 0, 0.3f);
@@ -56,7 +62,7 @@ struct GatedDeltaProblem {
   void run() { run_into(states); }
 
   /// All segments; the new states go to `out`.
-  void run_into(std::vector<float>& out) {
+  void run_into(testing::GuardedFloats& out) {
     std::vector<GatedDeltaSegment> segments;
     std::int64_t begin = 0;
     for (std::size_t i = 0; i < tokens.size(); begin += tokens[i++])

@@ -117,9 +117,9 @@ TEST(GatedDelta, WritesTheNewStateApartFromTheOldOne) {
   for_each_simd_target([] {
     for (int T : {0, 1, 33}) {
       GatedDeltaProblem in_place(1, 2, 64, 37, {T}, 5), apart = in_place;
-      const std::vector<float> before = apart.states;
+      const GuardedFloats before = apart.states;
       in_place.run();
-      std::vector<float> after(before.size());
+      GuardedFloats after(before.size());
       apart.run_into(after);
       EXPECT_EQ(apart.states, before);
       EXPECT_EQ(after, in_place.states);
@@ -149,7 +149,7 @@ TEST(GatedDelta, WritesNothingWhereBetaIsZero) {
       GatedDeltaProblem problem(1, 2, 64, 32, {T}, 7);
       std::fill(problem.b.begin(), problem.b.end(), -200.0f);  // sigmoid 0
       std::fill(problem.a.begin(), problem.a.end(), -200.0f);  // decay 1
-      const std::vector<float> before = problem.states;
+      const GuardedFloats before = problem.states;
       problem.run();
       EXPECT_EQ(problem.states, before);
     }
@@ -181,7 +181,7 @@ TEST(GatedDelta, AKeyOfZerosChangesNothingAndStaysFinite) {
       std::fill(problem.a.begin(), problem.a.end(), -200.0f);
       for (int t = 0; t < T; ++t)
         for (int i = 0; i < 64; ++i) problem.key(t, 0)[i] = problem.query(t, 0)[i] = 0;
-      const std::vector<float> before = problem.states;
+      const GuardedFloats before = problem.states;
       problem.run();
       EXPECT_EQ(problem.states, before);
       for (float value : problem.o) EXPECT_EQ(value, 0.0f);
@@ -215,9 +215,11 @@ TEST(GatedDelta, KeepsNotANumberInItsSequence) {
 // The problem as MLX arrays: qkv, a, b (views with gaps between rows), a_log, dt_bias,
 // then the states.
 std::vector<mx::array> arrays_of(const GatedDeltaProblem& p) {
-  const auto view = [&](const std::vector<float>& x, int width) {
+  const auto view = [&](const GuardedFloats& x, int width) {
     const int stride = width + GatedDeltaProblem::kGap;
-    return mx::slice(mx::array(x.data(), {p.T, stride}), {0, 0}, {p.T, width});
+    std::vector<float> whole(x.begin(), x.end());
+    whole.resize(static_cast<std::size_t>(p.T * stride));
+    return mx::slice(mx::array(whole.data(), {p.T, stride}), {0, 0}, {p.T, width});
   };
   std::vector<mx::array> arrays{
       view(p.qkv, 2 * p.Hk * p.Dk + p.Hv * p.Dv), view(p.a, p.Hv), view(p.b, p.Hv),

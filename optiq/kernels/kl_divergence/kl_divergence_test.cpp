@@ -1,6 +1,7 @@
 #include "optiq/kernels/kl_divergence/kl_divergence.h"
 
 #include "optiq/base/parallel.h"
+#include "optiq/kernels/guarded.h"
 #include "optiq/kernels/testing.h"
 
 namespace optiq::kernels {
@@ -33,10 +34,11 @@ struct Measured {
 };
 
 Measured measure(const std::vector<float>& a, const std::vector<float>& b) {
-  double kl = -1;
-  std::uint8_t same = 7;
-  kl_divergence(a.data(), b.data(), 1, static_cast<int>(a.size()), &kl, &same);
-  return {kl, same == 1};
+  Guarded<double> kl(1, -1);
+  Guarded<std::uint8_t> same(1, 7);
+  kl_divergence(guarded(a).data(), guarded(b).data(), 1, static_cast<int>(a.size()),
+                kl.data(), same.data());
+  return {kl[0], same[0] == 1};
 }
 
 TEST(KlDivergence, EveryTargetAgreesWithTheTextbookFromTinyToLarge) {
@@ -127,11 +129,11 @@ TEST(KlDivergence, GivesTheSameBitsOnAnyNumberOfThreads) {
 
 TEST(TokenNll, EveryTargetAgreesWithTheReference) {
   for (int vocab : {1, 15, 700, 4099}) {
-    const auto x = random_floats(3 * static_cast<std::size_t>(vocab), 9, 5.0f);
-    const std::vector<int> targets{0, vocab / 2, vocab - 1};
+    const auto x = guarded(random_floats(3 * static_cast<std::size_t>(vocab), 9, 5.0f));
+    const auto targets = guarded(std::vector<int>{0, vocab / 2, vocab - 1});
     for_each_simd_target([&] {
-      double nll[3];
-      token_nll(x.data(), targets.data(), 3, vocab, nll);
+      Guarded<double> nll(3);
+      token_nll(x.data(), targets.data(), 3, vocab, nll.data());
       for (std::size_t i = 0; i < 3; ++i) {
         const float* row = x.data() + i * static_cast<std::size_t>(vocab);
         // Exponentials err by 2 ulp, their block sums by 16 additions in each lane.

@@ -1,12 +1,10 @@
 #include "optiq/kernels/linear/linear.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cstring>
-#include <memory>
 
 #include "optiq/base/parallel.h"
+#include "optiq/kernels/embedding/embedding.h"
+#include "optiq/kernels/guarded.h"
 #include "optiq/kernels/testing.h"
 
 namespace optiq::kernels {
@@ -14,39 +12,10 @@ namespace {
 
 using namespace optiq::testing;
 
-// Bytes that end where readable memory ends.
-class GuardedBytes {
- public:
-  explicit GuardedBytes(std::size_t size) {
-    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    mapped_ = (size + page - 1) / page * page + page;
-    base_ = static_cast<char*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE,
-                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    mprotect(base_ + mapped_ - page, page, PROT_NONE);
-    data_ = base_ + mapped_ - page - size;
-  }
-  GuardedBytes(GuardedBytes&& other) noexcept
-      : base_(std::exchange(other.base_, nullptr)),
-        data_(other.data_),
-        mapped_(other.mapped_) {}
-  ~GuardedBytes() {
-    if (base_) munmap(base_, mapped_);
-  }
-  char* data() const { return data_; }
+using Bytes = Guarded<std::uint8_t>;
 
- private:
-  char *base_, *data_;
-  std::size_t mapped_;
-};
-
-GuardedBytes guarded(const void* data, std::size_t size) {
-  GuardedBytes bytes(size);
-  std::memcpy(bytes.data(), data, size);
-  return bytes;
-}
-
-GuardedBytes guarded_floats(const std::vector<float>& values, FloatType type) {
-  GuardedBytes bytes(values.size() * static_cast<std::size_t>(size_of(type)));
+Bytes stored_as(FloatType type, const std::vector<float>& values) {
+  Bytes bytes(values.size() * static_cast<std::size_t>(size_of(type)));
   for (std::size_t i = 0; i < values.size(); ++i) {
     const std::uint16_t half =
         type == FloatType::kF16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
@@ -58,10 +27,9 @@ GuardedBytes guarded_floats(const std::vector<float>& values, FloatType type) {
   return bytes;
 }
 
-// A matrix whose every array ends at a page that must not be read.
 struct TestMatrix {
   MatrixView view;
-  std::vector<GuardedBytes> memory;
+  std::vector<Bytes> memory;
 };
 
 TestMatrix random_coded(int N, int K, const QuantSpec& spec, FloatType type,
@@ -73,22 +41,20 @@ TestMatrix random_coded(int N, int K, const QuantSpec& spec, FloatType type,
   m.view.spec = spec;
   std::mt19937 random(seed);
   const auto size = static_cast<std::size_t>(N * (std::int64_t{K} * spec.bits / 8));
-  std::vector<std::uint8_t> codes(size);
-  for (auto& code : codes) code = static_cast<std::uint8_t>(random());
-  m.memory.push_back(guarded(codes.data(), size));
+  m.memory.emplace_back(size);
+  for (auto& code : m.memory[0]) code = static_cast<std::uint8_t>(random());
   const auto groups = static_cast<std::size_t>(N * (K / spec.group_size));
   if (spec.mode == QuantMode::kAffine) {
-    m.memory.push_back(guarded_floats(random_floats(groups, seed + 1, 0.02f), type));
-    m.memory.push_back(guarded_floats(random_floats(groups, seed + 2, 0.1f), type));
+    m.memory.push_back(stored_as(type, random_floats(groups, seed + 1, 0.02f)));
+    m.memory.push_back(stored_as(type, random_floats(groups, seed + 2, 0.1f)));
     m.view.biases = m.memory[2].data();
   } else {
-    std::vector<std::uint8_t> scales(groups);
-    for (auto& s : scales)  // near one in both formats
+    m.memory.emplace_back(groups);
+    for (auto& s : m.memory[1])  // near one in both formats
       s = static_cast<std::uint8_t>((spec.mode == QuantMode::kNvfp4 ? 0x30 : 124) +
                                     random() % 8);
-    m.memory.push_back(guarded(scales.data(), groups));
     if (spec.bits == 8)  // no NaN codes
-      for (std::size_t i = 0; i < size; ++i) m.memory[0].data()[i] &= ~1;
+      for (auto& code : m.memory[0]) code &= ~1;
   }
   m.view.weight = m.memory[0].data();
   m.view.scales = m.memory[1].data();
@@ -101,22 +67,24 @@ TestMatrix random_dense(int N, int K, FloatType type, std::uint32_t seed) {
   m.view.K = K;
   m.view.type = type;
   const auto n = static_cast<std::size_t>(N) * static_cast<std::size_t>(K);
-  m.memory.push_back(guarded_floats(random_floats(n, seed, 0.1f), type));
+  m.memory.push_back(stored_as(type, random_floats(n, seed, 0.1f)));
   m.view.weight = m.memory[0].data();
   return m;
 }
 
+// Every array of a call, as of its matrix, ends at a page that must not be touched.
 struct Call {
   int M;
-  std::vector<float> x, bias, residual;
+  GuardedFloats x, bias, residual;
 
   Call(int rows, const MatrixView& w, std::uint32_t seed)
       : M(rows),
-        x(random_floats(static_cast<std::size_t>(rows * w.K), seed)),
-        bias(random_floats(static_cast<std::size_t>(w.N), seed + 1)),
-        residual(random_floats(static_cast<std::size_t>(rows * w.N), seed + 2)) {}
+        x(guarded(random_floats(static_cast<std::size_t>(rows * w.K), seed))),
+        bias(guarded(random_floats(static_cast<std::size_t>(w.N), seed + 1))),
+        residual(
+            guarded(random_floats(static_cast<std::size_t>(rows * w.N), seed + 2))) {}
 
-  Product product(const MatrixView& w, std::vector<float>& y) const {
+  Product product(const MatrixView& w, GuardedFloats& y) const {
     y.assign(residual.size(), NAN);
     Product p;
     p.w = w;
@@ -127,7 +95,7 @@ struct Call {
   }
 };
 
-void expect_same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+void expect_same_bits(const GuardedFloats& a, const GuardedFloats& b) {
   ASSERT_EQ(a.size(), b.size());
   for (std::size_t i = 0; i < a.size(); ++i)
     if (a[i] != b[i] && !(std::isnan(a[i]) && std::isnan(b[i]))) {
@@ -163,7 +131,7 @@ TEST(Linear, GivesTheBitsOfTheReferenceInInt8) {
                                         << " K " << K << " type " << int(type));
       const TestMatrix w = random_coded(N, K, spec, type, ++seed);
       const Call call(M, w.view, seed);
-      std::vector<float> expected, y;
+      GuardedFloats expected, y;
       ref::linear_int8(call.x.data(), M, K, call.product(w.view, expected));
       for_each_simd_target([&] {
         const Product p = call.product(w.view, y);
@@ -182,7 +150,7 @@ TEST(Linear, TakesOneGroupOrThreeOfThirtyTwo) {
           random_coded(17, K, {QuantMode::kAffine, bits, 32}, FloatType::kBF16, 3);
       for (int M : {1, 2, 9}) {
         const Call call(M, w.view, 4);
-        std::vector<float> expected, y;
+        GuardedFloats expected, y;
         ref::linear_int8(call.x.data(), M, K, call.product(w.view, expected));
         for_each_simd_target([&] {
           const Product p = call.product(w.view, y);
@@ -207,10 +175,10 @@ double exact_tolerance(const Call& call, const MatrixView& w) {
 
 void expect_exact(const MatrixView& w, int M, std::uint32_t seed) {
   const Call call(M, w, seed);
-  std::vector<float> expected, y;
+  GuardedFloats expected, y;
   ref::linear_exact(call.x.data(), M, w.K, call.product(w, expected));
   const double tolerance = exact_tolerance(call, w);
-  std::vector<float> first;
+  GuardedFloats first;
   for_each_simd_target([&] {
     const Product p = call.product(w, y);
     linear(call.x.data(), M, w.K, &p, 1, Activation::kExact);
@@ -260,11 +228,11 @@ TEST(Linear, ARowDoesNotDependOnTheRowsBesideIt) {
     const Call call(M, w.view, 9);
     for_each_simd_target([&] {
       for (Activation activation : {Activation::kInt8, Activation::kExact}) {
-        std::vector<float> together;
+        GuardedFloats together;
         Product p = call.product(w.view, together);
         linear(call.x.data(), M, K, &p, 1, activation);
         for (int rows : {1, 2, 3, 4, 5, 13}) {
-          std::vector<float> apart;
+          GuardedFloats apart;
           p = call.product(w.view, apart);
           for (int m = 0; m < M; m += rows) {
             Product part = p;
@@ -285,7 +253,7 @@ TEST(Linear, TheNumberOfThreadsChangesNoBit) {
   const TestMatrix w =
       random_coded(N, K, {QuantMode::kAffine, 4, 64}, FloatType::kBF16, 7);
   const Call call(M, w.view, 9);
-  std::vector<float> first, y;
+  GuardedFloats first, y;
   const int threads = thread_count();
   for (int n : {1, 2, 5}) {
     set_thread_count(n);
@@ -307,7 +275,7 @@ TEST(Linear, WhatIsNotANumberStaysInItsRow) {
         for (Activation activation : {Activation::kInt8, Activation::kExact}) {
           Call call(M, w.view, 9);
           call.x[K + 70] = bad;  // row 1
-          std::vector<float> y;
+          GuardedFloats y;
           const Product p = call.product(w.view, y);
           linear(call.x.data(), M, K, &p, 1, activation);
           for (std::size_t i = 0; i < y.size(); ++i)
@@ -324,7 +292,7 @@ TEST(Linear, ZerosGiveTheBiasAndHugeValuesStayFinite) {
     for_each_simd_target([&] {
       Call call(M, w.view, 9);
       std::fill(call.x.begin(), call.x.end(), value);
-      std::vector<float> y, expected;
+      GuardedFloats y, expected;
       Product p = call.product(w.view, y);
       linear(call.x.data(), M, K, &p, 1, Activation::kInt8);
       ref::linear_int8(call.x.data(), M, K, call.product(w.view, expected));
@@ -336,6 +304,85 @@ TEST(Linear, ZerosGiveTheBiasAndHugeValuesStayFinite) {
         EXPECT_EQ(y[at], call.bias[at % N] + call.residual[at]);
       }
     });
+}
+
+TEST(Linear, TakesABiasOfAnyFloatTypeAndSeveralProductsAtOnce) {
+  constexpr int K = 384;
+  for (FloatType type : {FloatType::kF32, FloatType::kF16, FloatType::kBF16})
+    for (int M : {1, 9}) {
+      std::vector<TestMatrix> w;
+      std::vector<Call> calls;
+      std::vector<Bytes> biases;
+      for (int N : {5, 33, 70}) {
+        w.push_back(random_coded(N, K, {QuantMode::kAffine, 4, 128}, type, 7));
+        calls.emplace_back(M, w.back().view, 9);
+        biases.push_back(stored_as(type, random_floats(static_cast<size_t>(N), 4)));
+      }
+      std::vector<GuardedFloats> y(3), expected(3);
+      const auto product = [&](std::size_t i, GuardedFloats& out) {
+        Product p = calls[i].product(w[i].view, out);
+        p.bias = biases[i].data();
+        p.bias_type = type;
+        return p;
+      };
+      for (std::size_t i = 0; i < 3; ++i)
+        ref::linear_int8(calls[0].x.data(), M, K, product(i, expected[i]));
+      for_each_simd_target([&] {
+        Guarded<Product> products;
+        products.assign({product(0, y[0]), product(1, y[1]), product(2, y[2])});
+        linear(calls[0].x.data(), M, K, products.data(), 3, Activation::kInt8);
+        for (std::size_t i = 0; i < 3; ++i) expect_same_bits(y[i], expected[i]);
+      });
+    }
+}
+
+TEST(Swiglu, JoinsTheTwoProductsForEveryFormat) {
+  std::vector<QuantSpec> specs = all_specs();
+  for (const auto& [M, N, K] : {Shape{1, 17, 128}, {3, 40, 384}, {9, 35, 640}})
+    for (const QuantSpec& spec : specs) {
+      SCOPED_TRACE(::testing::Message()
+                   << describe(spec) << " M " << M << " N " << N << " K " << K);
+      const TestMatrix gate = random_coded(N, K, spec, FloatType::kF16, 1);
+      const TestMatrix up = random_coded(N, K, spec, FloatType::kF16, 2);
+      const Call call(M, gate.view, 3);
+      for_each_simd_target([&] {
+        for (Activation activation : {Activation::kInt8, Activation::kExact}) {
+          GuardedFloats g, u, y;
+          Product products[2] = {call.product(gate.view, g), call.product(up.view, u)};
+          for (Product& p : products) p.residual = nullptr;
+          linear(call.x.data(), M, K, products, 2, activation);
+          y.assign(g.size(), NAN);
+          swiglu(call.x.data(), M, K, products[0], products[1], y.data(), activation);
+          for (std::size_t i = 0; i < y.size(); ++i) {
+            const double expected = u[i] * (g[i] / (1 + std::exp(-double{g[i]})));
+            // exp within 2 ulp, three roundings after it; past e^87 it is held.
+            const double held = std::exp(-87.0) * std::abs(double{g[i]} * u[i]);
+            ASSERT_NEAR(y[i], expected, 8 * kFloatEpsilon * std::abs(expected) + held);
+          }
+        }
+      });
+    }
+}
+
+TEST(DequantizeRows, GivesTheWeightsOfEveryFormat) {
+  const auto expect_rows = [](const TestMatrix& w) {
+    Guarded<std::int32_t> ids;
+    ids.assign({w.view.N - 1, 0, w.view.N - 1});
+    GuardedFloats y(3 * static_cast<std::size_t>(w.view.K));
+    for_each_simd_target([&] {
+      std::ranges::fill(y, NAN);
+      dequantize_rows(w.view, ids.data(), 3, y.data());
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        const int k = static_cast<int>(i) % w.view.K;
+        ASSERT_EQ(y[i],
+                  ref::weight_at(w.view, ids[i / static_cast<size_t>(w.view.K)], k));
+      }
+    });
+  };
+  for (const QuantSpec& spec : all_specs())
+    for (int K : {128, 640}) expect_rows(random_coded(5, K, spec, FloatType::kBF16, 3));
+  for (FloatType type : {FloatType::kF32, FloatType::kF16, FloatType::kBF16})
+    for (int K : {1, 33, 127, 1030}) expect_rows(random_dense(3, K, type, 5));
 }
 
 }  // namespace

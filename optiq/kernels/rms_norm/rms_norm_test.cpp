@@ -2,6 +2,7 @@
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "optiq/kernels/guarded.h"
 #include "optiq/kernels/rms_norm/rms_norm_primitive.h"
 #include "optiq/kernels/testing.h"
 
@@ -24,9 +25,9 @@ TEST(RmsNorm, EveryTargetAgreesWithTheReference) {
                         {19, 1023, true},
                         {64, 256, false}}) {
     const auto n = static_cast<std::size_t>(c.rows) * static_cast<std::size_t>(c.dim);
-    const auto x = random_floats(n, 1), gate = random_floats(n, 2);
-    const auto weight = random_floats(static_cast<std::size_t>(c.dim), 3);
-    std::vector<float> expected(n), y(n);
+    const auto x = guarded(random_floats(n, 1)), gate = guarded(random_floats(n, 2));
+    const auto weight = guarded(random_floats(static_cast<std::size_t>(c.dim), 3));
+    GuardedFloats expected(n), y(n);
     RmsNormArgs args{x.data(),
                      weight.data(),
                      c.gated ? gate.data() : nullptr,

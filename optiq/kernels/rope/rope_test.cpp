@@ -2,6 +2,7 @@
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "optiq/kernels/guarded.h"
 #include "optiq/kernels/rope/rope_primitive.h"
 #include "optiq/kernels/testing.h"
 
@@ -16,10 +17,11 @@ struct Case {
   bool norm;
 };
 
-std::vector<float> inverse_frequencies(int n, double theta) {
-  std::vector<float> f;
+GuardedFloats inverse_frequencies(int n, double theta) {
+  GuardedFloats f(static_cast<std::size_t>(n));
   for (int i = 0; i < n; ++i)
-    f.push_back(static_cast<float>(std::pow(theta, -static_cast<double>(i) / n)));
+    f[static_cast<std::size_t>(i)] =
+        static_cast<float>(std::pow(theta, -static_cast<double>(i) / n));
   return f;
 }
 
@@ -38,13 +40,14 @@ TEST(Rope, EveryTargetAgreesWithTheReference) {
     };
     // Queries and keys lie in one array, as a fused projection leaves them.
     const int width = (c.q_heads + c.k_heads) * c.dim;
-    const auto x = random_floats(count(c.q_heads + c.k_heads), 1);
-    const auto wq = random_floats(static_cast<std::size_t>(c.dim), 2);
-    const auto wk = random_floats(static_cast<std::size_t>(c.dim), 3);
+    const auto x = guarded(random_floats(count(c.q_heads + c.k_heads), 1));
+    const auto wq = guarded(random_floats(static_cast<std::size_t>(c.dim), 2));
+    const auto wk = guarded(random_floats(static_cast<std::size_t>(c.dim), 3));
     const auto frequency = inverse_frequencies(c.frequencies, 1e4);
-    std::vector<std::int32_t> positions;
-    for (int i = 0; i < c.rows; ++i) positions.push_back(i * i * 7919 % 1000000);
-    std::vector<float> q(count(c.q_heads)), k(count(c.k_heads));
+    Guarded<std::int32_t> positions(static_cast<std::size_t>(c.rows));
+    for (int i = 0; i < c.rows; ++i)
+      positions[static_cast<std::size_t>(i)] = i * i * 7919 % 1000000;
+    GuardedFloats q(count(c.q_heads)), k(count(c.k_heads));
     RopeArgs args{};
     args.q = {x.data(), width,    c.dim, c.norm ? wq.data() : nullptr,
               q.data(), c.q_heads};

@@ -72,6 +72,48 @@ std::uint64_t mix(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
+using Candidate = internal::Candidate;
+
+bool likelier(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+double sum_of(std::span<const Candidate> all) {
+  double sum = 0;
+  for (const Candidate& c : all) sum += c.weight;
+  return sum;
+}
+
+struct Head {
+  std::size_t count;
+  double weight;
+};
+
+// Moves the fewest likeliest of `all` that weigh `goal` together, but at least one, to
+// its front, the last of them last. Halves are told apart, not sorted: O(n), where a
+// flat distribution leaves a whole vocabulary.
+Head likeliest(std::span<Candidate> all, double goal) {
+  constexpr std::size_t kFew = 32;
+  std::size_t begin = 0, end = all.size();
+  double weight = 0;
+  while (end - begin > kFew) {
+    const std::size_t half = (end - begin) / 2;
+    const auto part = all.subspan(begin, end - begin);
+    std::ranges::nth_element(part, part.begin() + static_cast<std::ptrdiff_t>(half),
+                             likelier);
+    const double more = sum_of(part.first(half));
+    if (weight + more < goal) {
+      weight += more;
+      begin += half;
+    } else {
+      end = begin + half;
+    }
+  }
+  std::ranges::sort(all.subspan(begin, end - begin), likelier);
+  while (begin < end && (begin == 0 || weight < goal)) weight += all[begin++].weight;
+  return {begin, weight};
+}
+
 }  // namespace
 
 Sampler::Sampler(SamplingOptions options, std::uint64_t seed)
@@ -157,17 +199,9 @@ int Sampler::draw(std::span<const float> logits, float largest) {
 int Sampler::draw_filtered(std::span<const float> logits, float largest) {
   const int n = size_of_row(logits);
   const float scale = 1 / options_.temperature;
-  const int top_k = options_.top_k > 0 ? std::min(options_.top_k, n) : n;
-  const auto weight = [&](int id) {
-    return std::exp(
-        (static_cast<double>(logits[static_cast<std::size_t>(id)]) - largest) * scale);
-  };
-  const auto likelier = [&](int a, int b) {
-    const float x = logits[static_cast<std::size_t>(a)];
-    const float y = logits[static_cast<std::size_t>(b)];
-    return x > y || (x == y && a < b);
-  };
-  const bool whole_mass = top_k == n && options_.top_p < 1;
+  const auto top_k =
+      static_cast<std::size_t>(options_.top_k > 0 ? std::min(options_.top_k, n) : n);
+  const bool whole_mass = top_k == logits.size() && options_.top_p < 1;
   double mass = 0;
   if (whole_mass) {
     sums_.resize(n_blocks(n));
@@ -181,43 +215,38 @@ int Sampler::draw_filtered(std::span<const float> logits, float largest) {
   for (double reach : {6.0, 12.0, 24.0, kAll}) {
     const bool all_reached = reach >= furthest;
     reach = std::min(reach, furthest);
-    ids_.resize(static_cast<std::size_t>(n));
     // One more part in a million, so that rounding of the threshold removes nothing.
     const auto threshold = static_cast<float>(
         largest - reach * options_.temperature * (1 + 1e-6) - 1e-6 * std::abs(largest));
+    ids_.resize(logits.size());
     ids_.resize(
         static_cast<std::size_t>(ids_above(logits.data(), n, threshold, ids_.data())));
-    double seen = 0;
-    if (whole_mass)
-      for (int id : ids_) seen += weight(id);
-    if (all_reached || static_cast<int>(ids_.size()) >= top_k ||
-        (whole_mass && seen >= options_.top_p * mass))
+    candidates_.clear();
+    for (int id : ids_) {
+      const float x = logits[static_cast<std::size_t>(id)];
+      candidates_.push_back(
+          {x, id, std::exp((static_cast<double>(x) - largest) * scale)});
+    }
+    if (all_reached || candidates_.size() >= top_k ||
+        (whole_mass && sum_of(candidates_) >= options_.top_p * mass))
       break;
   }
-  if (static_cast<int>(ids_.size()) > top_k) {
-    std::ranges::nth_element(ids_, ids_.begin() + top_k, likelier);
-    ids_.resize(static_cast<std::size_t>(top_k));
+  if (candidates_.size() > top_k) {
+    std::ranges::nth_element(candidates_,
+                             candidates_.begin() + static_cast<std::ptrdiff_t>(top_k),
+                             likelier);
+    candidates_.resize(top_k);
   }
-  std::ranges::sort(ids_, likelier);
-  std::vector<double> weights;
-  double kept = 0;
-  for (int id : ids_) {
-    weights.push_back(weight(id));
-    kept += weights.back();
-  }
-  if (!whole_mass) mass = kept;
-  std::size_t count = 0;
-  kept = 0;
-  while (count < ids_.size() && (count == 0 || kept < options_.top_p * mass)) {
-    if (count > 0 && weights[count] < options_.min_p) break;
-    kept += weights[count++];
-  }
-  double rest = uniform() * kept;
-  for (std::size_t i = 0; i + 1 < count; ++i) {
-    if (rest < weights[i]) return ids_[i];
-    rest -= weights[i];
-  }
-  return ids_[count - 1];
+  if (!whole_mass) mass = sum_of(candidates_);
+  std::erase_if(candidates_,
+                [&](const Candidate& c) { return c.weight < options_.min_p; });
+  const std::span<Candidate> all = candidates_;
+  const Head kept = options_.top_p < 1 ? likeliest(all, options_.top_p * mass)
+                                       : Head{all.size(), sum_of(all)};
+  const double drawn = uniform() * kept.weight;
+  const Head head =
+      likeliest(all.first(kept.count), std::nextafter(drawn, double{kAll}));
+  return all[head.count - 1].id;
 }
 
 float log_prob(std::span<const float> logits, int id) {

@@ -42,6 +42,14 @@ struct TokenLogProb {
   float log_prob;
 };
 
+namespace internal {
+struct Candidate {
+  float logit;
+  int id;
+  double weight;  // relative to the likeliest token
+};
+}  // namespace internal
+
 /// Chooses tokens for one sequence.
 ///
 /// Threads   used by one thread at a time.
@@ -56,8 +64,8 @@ class Sampler {
   /// Requires  `context`: the tokens that penalties count; ids outside the vocabulary
   ///           are passed over
   /// Throws    LogitsError; std::invalid_argument if a logit_bias names no token
-  /// Cost      greedy: one pass; else two or three, and a sort of the tokens that can
-  ///           pass the filters, not of the vocabulary
+  /// Cost      greedy: one pass; else two or three, and time linear in the tokens that
+  ///           can pass the filters
   int sample(std::span<const float> logits, std::span<const int> context = {});
 
  private:
@@ -73,6 +81,7 @@ class Sampler {
   std::vector<float> adjusted_;
   std::vector<double> sums_;
   std::vector<int> ids_;
+  std::vector<internal::Candidate> candidates_;
 };
 
 /// log softmax(logits)[id], accumulated in double.

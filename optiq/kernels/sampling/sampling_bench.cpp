@@ -33,6 +33,10 @@ void run(const char* label) {
   options.top_p = 1;
   options.min_p = 0.05f;
   line("min_p 0.05", options);
+  options = {};
+  options.temperature = 100;  // nearly flat
+  options.top_p = 0.9f;
+  line("top_p 0.9 flat", options);
 }
 
 }  // namespace

@@ -2,7 +2,9 @@
 
 #include <map>
 #include <set>
+#include <tuple>
 
+#include "optiq/kernels/guarded.h"
 #include "optiq/kernels/sampling/logit_row.h"
 #include "optiq/kernels/testing.h"
 
@@ -59,7 +61,7 @@ std::set<int> support(const std::vector<float>& logits,
 
 TEST(LargestLogit, IsTheFirstOfEqualOnesOnEveryTarget) {
   for (int n : {1, 3, 63, 64, 65, 1000, 151936}) {
-    auto x = random_floats(static_cast<std::size_t>(n), 3);
+    const auto x = guarded(random_floats(static_cast<std::size_t>(n), 3));
     for (int at : {0, n / 3, n - 1}) {
       auto y = x;
       for (int i = at; i < n; i += 17) y[static_cast<std::size_t>(i)] = 9;
@@ -77,23 +79,24 @@ TEST(LargestLogit, IsTheFirstOfEqualOnesOnEveryTarget) {
 
 TEST(SumExp, EveryTargetAgreesWithTheReference) {
   for (int n : {1, 31, 512, 513, 5000}) {
-    const auto x = random_floats(static_cast<std::size_t>(n), 4, 3.0f);
-    std::vector<double> expected(20), sums(20);
+    const auto x = guarded(random_floats(static_cast<std::size_t>(n), 4, 3.0f));
+    const auto n_blocks = static_cast<std::size_t>((n + kLogitBlock - 1) / kLogitBlock);
+    Guarded<double> expected(n_blocks), sums(n_blocks);
     const double total = ref::sum_exp(x.data(), n, 2.0f, 0.7f, expected.data());
     for_each_simd_target([&] {
       // Exponents of up to 16 err by 2 eps of them; additions by 16 eps a lane.
       const double relative = 50 * kFloatEpsilon;
       EXPECT_NEAR(sum_exp(x.data(), n, 2.0f, 0.7f, sums.data()), total,
                   relative * total);
-      for (std::size_t b = 0; b < 20; ++b)
+      for (std::size_t b = 0; b < n_blocks; ++b)
         EXPECT_NEAR(sums[b], expected[b], relative * expected[b]);
     });
   }
 }
 
 TEST(IdsAbove, EveryTargetAgreesWithTheReference) {
-  const auto x = random_floats(1003, 5);
-  std::vector<int> expected(1003), ids(1003);
+  const auto x = guarded(random_floats(1003, 5));
+  Guarded<int> expected(1003), ids(1003);
   for (float threshold : {-kInfinity, -1.0f, 0.0f, 2.5f, 99.0f}) {
     const int n = ref::ids_above(x.data(), 1003, threshold, expected.data());
     for_each_simd_target([&] {
@@ -192,6 +195,77 @@ TEST(Sampler, FindsTokensFarBelowTheLargestWhereFiltersAskForThem) {
   EXPECT_EQ(support(x, options), (std::set<int>{500, 600}));
   options.min_p = 0.5f;
   EXPECT_EQ(support(x, options), (std::set<int>{500}));
+}
+
+// The filters by their definition: everything sorted, then cut, then walked.
+int drawn_from_sorted(const std::vector<float>& logits, const SamplingOptions& options,
+                      double uniform) {
+  std::vector<std::pair<double, int>> tokens;  // weight, id
+  const float largest = *std::ranges::max_element(logits);
+  for (std::size_t i = 0; i < logits.size(); ++i)
+    tokens.push_back({std::exp((double{logits[i]} - largest) / options.temperature),
+                      static_cast<int>(i)});
+  std::ranges::sort(tokens, [&](const auto& a, const auto& b) {
+    const float x = logits[static_cast<std::size_t>(a.second)];
+    const float y = logits[static_cast<std::size_t>(b.second)];
+    return x > y || (x == y && a.second < b.second);
+  });
+  if (options.top_k > 0)
+    tokens.resize(std::min(tokens.size(), static_cast<std::size_t>(options.top_k)));
+  double mass = 0, kept = 0;
+  for (const auto& token : tokens) mass += token.first;
+  std::size_t count = 0;
+  while (count < tokens.size() &&
+         (count == 0 ||
+          (kept < options.top_p * mass && tokens[count].first >= options.min_p)))
+    kept += tokens[count++].first;
+  double sum = 0;
+  for (std::size_t i = 0; i < count; ++i)
+    if ((sum += tokens[i].first) > uniform * kept) return tokens[i].second;
+  return tokens[count - 1].second;
+}
+
+TEST(Sampler, DrawsWhatAWholeSortWouldDrawFromPeakedAndFlatRows) {
+  for (float spread : {8.0f, 1.0f, 0.01f, 0.0f}) {
+    std::vector<float> logits = random_floats(5000, 11, spread);
+    // Equal ones too.
+    for (std::size_t i = 0; i + 7 < logits.size(); i += 7) logits[i] = logits[i + 7];
+    for (const auto& [top_k, top_p, min_p] : {std::tuple{0, 0.9f, 0.0f},
+                                              {0, 0.3f, 0.0f},
+                                              {0, 0.999f, 0.1f},
+                                              {700, 1.0f, 0.0f},
+                                              {700, 0.5f, 0.0f},
+                                              {3, 0.99f, 0.2f},
+                                              {0, 1.0f, 0.5f}}) {
+      SamplingOptions options = hot();
+      options.top_k = top_k;
+      options.top_p = top_p;
+      options.min_p = min_p;
+      SCOPED_TRACE(::testing::Message() << "spread " << spread << " top_k " << top_k
+                                        << " top_p " << top_p << " min_p " << min_p);
+      for_each_simd_target([&] {
+        // The same numbers, as positions in a row of 2^20 equal tokens.
+        constexpr int kSteps = 1 << 20;
+        static const std::vector<float> flat(kSteps, 0.0f);
+        Sampler sampler(options, 5), numbers(hot(), 5);
+        for (int i = 0; i < 8; ++i) {
+          const int id = sampler.sample(logits);
+          const double u = numbers.sample(flat);
+          // The number is known to a step: both ends of it give the same token, or two
+          // between which the draw lies.
+          const int low = drawn_from_sorted(logits, options, u / kSteps);
+          const int high = drawn_from_sorted(logits, options, (u + 1) / kSteps);
+          if (low == high)
+            EXPECT_EQ(id, low);
+          else
+            EXPECT_TRUE(logits[static_cast<std::size_t>(id)] <=
+                            logits[static_cast<std::size_t>(low)] &&
+                        logits[static_cast<std::size_t>(id)] >=
+                            logits[static_cast<std::size_t>(high)]);
+        }
+      });
+    }
+  }
 }
 
 TEST(Sampler, CountsTokensPastMinPInWhatTopPIsAPartOf) {
