@@ -48,10 +48,10 @@ std::vector<eval::Window> windows_of(const Options& options, const LoadedModel& 
                                                 : read_file(options.data, kLimitBytes);
   const int limit = model.model->config().max_position_embeddings;
   if (options.lengths.size() > 1)
-    throw UsageError(fmt::format("--length: --task {} takes one, found {}", options.task,
-                                 options.lengths.size()));
-  const int length = options.lengths.empty() ? std::min(default_length, limit)
-                                             : options.lengths[0];
+    throw UsageError(fmt::format("--length: --task {} takes one, found {}",
+                                 options.task, options.lengths.size()));
+  const int length =
+      options.lengths.empty() ? std::min(default_length, limit) : options.lengths[0];
   if (length > limit)
     throw UsageError(fmt::format(
         "--length: the model takes at most {} tokens, found {}", limit, length));
@@ -128,9 +128,9 @@ std::vector<eval::Case> cases_of(const Options& options, const LoadedModel& mode
     if (make.lengths.empty()) make.lengths = {std::min(task.default_length, limit)};
     for (const int length : make.lengths)
       if (length > limit)
-        throw ResourceError(
-            fmt::format("--length: the model's context has room for {} tokens, found {}",
-                        limit, length));
+        throw ResourceError(fmt::format(
+            "--length: the model's context has room for {} tokens, found {}", limit,
+            length));
   }
   try {
     return eval::make_cases(
@@ -162,9 +162,10 @@ Json parts(const std::vector<eval::CaseAnswer>& answers, const char* name,
   for (const auto& [value, s] : scores) {
     if (value == 0) continue;
     if (scores.size() > 1)
-      context.out.print("{:>8} {:>5} {:>6} {:>9.3f} {:>7.3f} to {:.3f} {:>12.4f} {:>13.3f}\n",
-                        value, s.n, s.correct, s.accuracy, s.interval.low,
-                        s.interval.high, s.answer_nll, s.answer_margin);
+      context.out.print(
+          "{:>8} {:>5} {:>6} {:>9.3f} {:>7.3f} to {:.3f} {:>12.4f} {:>13.3f}\n", value,
+          s.n, s.correct, s.accuracy, s.interval.low, s.interval.high, s.answer_nll,
+          s.answer_margin);
     Json part = {{name, value}};
     part.update(json_of(s));
     list.push_back(part);
@@ -266,7 +267,8 @@ Json all_tasks(const Options& options, LoadedModel& model, Context& context) {
   if (options.data.empty()) {
     text("");
     for (const eval::Task& task : eval::tasks())
-      if (task.make) results.push_back(run_task(options, task.name, "", model, context));
+      if (task.make)
+        results.push_back(run_task(options, task.name, "", model, context));
   }
   for (const auto& file : files) {
     if (file.extension() == ".txt") text(file.string());
@@ -301,10 +303,11 @@ Run add_eval(CLI::App& app) {
       ->required()
       ->check(CLI::IsMember(task_names()).description(""))
       ->type_name("TASK");
-  app.add_option("--data", options->data,
-                 "Plain text for perplexity and kl (default: a text that comes with "
-                 "optiq), cases as JSON lines for the rest (default: made from --seed), "
-                 "a directory for all")
+  app.add_option(
+         "--data", options->data,
+         "Plain text for perplexity and kl (default: a text that comes with "
+         "optiq), cases as JSON lines for the rest (default: made from --seed), "
+         "a directory for all")
       ->type_name("FILE");
   app.add_option("--reference", options->reference,
                  "For kl: the model to compare with, in float32")
@@ -314,10 +317,11 @@ Run add_eval(CLI::App& app) {
                  "length that are made (default: 20)")
       ->check(CLI::PositiveNumber.description(""))
       ->type_name("N");
-  app.add_option("--length", options->lengths,
-                 "Tokens of a window (default: 2048 for perplexity, 1024 for kl), or of "
-                 "the cases that are made, several with commas (default: 2048 for "
-                 "needle, 256 for hashhop)")
+  app.add_option(
+         "--length", options->lengths,
+         "Tokens of a window (default: 2048 for perplexity, 1024 for kl), or of "
+         "the cases that are made, several with commas (default: 2048 for "
+         "needle, 256 for hashhop)")
       ->delimiter(',')
       ->check(CLI::Range(2, 1 << 30).description(""))
       ->type_name("N,...");

@@ -52,16 +52,18 @@ struct Encoded {
 };
 
 Encoded encode(const LoadedModel& model, const Case& c) {
-  return {prompt_of(model, c), model.tokenizer->encode(c.target, {.parse_special = true})};
+  return {prompt_of(model, c),
+          model.tokenizer->encode(c.target, {.parse_special = true})};
 }
 
 Encoded encode_checked(const LoadedModel& model, const Case& c) {
   Encoded ids = encode(model, c);
   const int limit = model.model->config().max_position_embeddings;
   if (ids.prompt.empty() || ids.target.empty())
-    throw std::invalid_argument(fmt::format(
-        "case {}: expected a prompt and a target of at least one token, found {} and {}",
-        c.id, ids.prompt.size(), ids.target.size()));
+    throw std::invalid_argument(
+        fmt::format("case {}: expected a prompt and a target of at least one token, "
+                    "found {} and {}",
+                    c.id, ids.prompt.size(), ids.target.size()));
   if (ids.size() > static_cast<std::size_t>(limit))
     throw ResourceError(
         fmt::format("case {}: the model's context has room for {} tokens, found {} of "

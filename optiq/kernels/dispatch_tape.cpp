@@ -14,8 +14,8 @@ thread_local DispatchTape* recorded = nullptr;
 
 // Operations of MLX that share their input's memory, where it is laid out in rows as
 // all that our kernels write is.
-constexpr std::array<std::string_view, 6> kViews = {
-    "Reshape", "Slice", "ExpandDims", "Squeeze", "Flatten", "Unflatten"};
+constexpr std::array<std::string_view, 6> kViews = {"Reshape", "Slice",   "ExpandDims",
+                                                    "Squeeze", "Flatten", "Unflatten"};
 
 bool is_taped(mx::Primitive& primitive) {
   return dynamic_cast<FusedPrimitive*>(&primitive) ||

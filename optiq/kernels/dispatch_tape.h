@@ -1,9 +1,9 @@
 // The kernels of an evaluated graph, kept to run again without the graph.
 //
 // Building a graph, evaluating it and handing each kernel to the stream's thread takes
-// some 10 us a node, most of it on cores that the kernels themselves want: a step of one
-// token is over in 10 ms. Steps of one shape run the same kernels on the same memory,
-// so the first of them is taped and the others are replayed.
+// some 10 us a node, most of it on cores that the kernels themselves want: a step of
+// one token is over in 10 ms. Steps of one shape run the same kernels on the same
+// memory, so the first of them is taped and the others are replayed.
 #pragma once
 #include <functional>
 #include <memory>

@@ -96,9 +96,10 @@ Problem tickets(Random& random) {
 Problem three_days(Random& random) {
   const int a = some_number(random), b = some_number(random), c = some_number(random);
   const std::string_view things = some_things(random);
-  Problem p{.question = fmt::format("A shop sold {} {} on Friday, {} on Saturday and {} "
-                                    "on Sunday. How many {} did it sell altogether?",
-                                    a, things, b, c, things)};
+  Problem p{.question =
+                fmt::format("A shop sold {} {} on Friday, {} on Saturday and {} "
+                            "on Sunday. How many {} did it sell altogether?",
+                            a, things, b, c, things)};
   p.result = p.add(p.add(a, b), c);
   return p;
 }

@@ -84,8 +84,8 @@ std::string insert(const std::string& text, std::vector<Insertion> lines) {
   std::size_t done = 0;
   for (const Insertion& line : lines) {
     const std::size_t place = std::max(
-        done, nearest(places, text.size() * static_cast<std::size_t>(line.permille) /
-                                  1000));
+        done,
+        nearest(places, text.size() * static_cast<std::size_t>(line.permille) / 1000));
     append_paragraph(result, std::string_view(text).substr(done, place - done));
     append_paragraph(result, line.line);
     done = place;

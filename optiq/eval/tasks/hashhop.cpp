@@ -28,7 +28,8 @@ std::vector<std::string> keys_of(Random random, int n) {
   std::vector<std::string> keys;
   for (int i = 0; i < n; ++i) {
     const int number = numbers[static_cast<std::size_t>(i)];
-    keys.push_back(fmt::format("{}{}", words[static_cast<std::size_t>(number % n_words)],
+    keys.push_back(fmt::format("{}{}",
+                               words[static_cast<std::size_t>(number % n_words)],
                                1 + number / n_words));
   }
   return keys;

@@ -33,23 +33,25 @@ Field city_field(Random& random) {
 
 std::vector<Field> person(Random& random) {
   const std::string name = some_person(random);
-  const auto phone = fmt::format("{}-{}", random.between(100, 999),
-                                 random.between(1000, 9999));
-  return {field(random, "name", name,
-                {"Name: {}.", "This is {}.", "The person is called {}."}),
-          field(random, "age", random.between(18, 90), {"Age {}.",
-                                                        "They are {} years old."}),
-          city_field(random),
-          field(random, "job", std::string(random.pick(jobs())),
-                {"Profession: {}.", "Works as a {}."}),
-          field(random, "phone", phone, {"Phone {}.", "The phone number is {}."}),
-          field(random, "email", email_of(random, name),
-                {"Email: {}.", "Contact at {}."})};
+  const auto phone =
+      fmt::format("{}-{}", random.between(100, 999), random.between(1000, 9999));
+  return {
+      field(random, "name", name,
+            {"Name: {}.", "This is {}.", "The person is called {}."}),
+      field(random, "age", random.between(18, 90),
+            {"Age {}.", "They are {} years old."}),
+      city_field(random),
+      field(random, "job", std::string(random.pick(jobs())),
+            {"Profession: {}.", "Works as a {}."}),
+      field(random, "phone", phone, {"Phone {}.", "The phone number is {}."}),
+      field(random, "email", email_of(random, name), {"Email: {}.", "Contact at {}."})};
 }
 
 std::vector<Field> order(Random& random) {
-  constexpr double kCents[] = {0, 0.5, 0.25, 0.99};
-  const double price = random.between(5, 900) + random.pick(kCents);
+  constexpr double kCents[] = {0.5, 0.25, 0.99};
+  const int dollars = random.between(5, 900);
+  Json price = dollars;  // whole numbers as such: 846, not 846.0
+  if (random.below(4) > 0) price = dollars + random.pick(kCents);
   const auto id = fmt::format("{}{}", static_cast<char>('A' + random.below(8)),
                               random.between(10000, 99999));
   return {field(random, "order_id", id, {"Order number {}.", "Order {} was placed."}),
@@ -57,8 +59,9 @@ std::vector<Field> order(Random& random) {
                 {"Product: {}.", "The item is a {}."}),
           field(random, "quantity", random.between(2, 40),
                 {"Quantity {}.", "{} units were requested."}),
-          field(random, "price", price,
-                {"The price is {} dollars.", "It costs {} dollars."}),
+          {"price", price,
+           fmt::format("{} {} dollars.", random.coin() ? "The price is" : "It costs",
+                       price.dump())},
           field(random, "customer", some_person(random),
                 {"Customer name: {}.", "The customer is {}."}),
           city_field(random)};
@@ -82,8 +85,7 @@ Case make_json(Random& random, const CaseWish& wish) {
     answer[f.key] = f.value;
   }
   constexpr std::string_view kForms[] = {
-      "Extract {0} as JSON.\n\nText: {1}",
-      "Read this and output JSON with {0}.\n{1}",
+      "Extract {0} as JSON.\n\nText: {1}", "Read this and output JSON with {0}.\n{1}",
       "Text: {1}\n\nReturn a JSON object with the keys {0}."};
   const std::string text = spaced_json(answer);
   return case_of({.system = "You are a helpful assistant. Answer with JSON only.",

@@ -67,14 +67,13 @@ Case make_needle(Random& random, const CaseWish& wish) {
   std::vector<Insertion> lines;
   for (std::size_t i = 0; i < keys.size(); ++i) {
     // Multiples of the golden ratio fall evenly, however many cases there are.
-    const int permille = i == 0 ? (191 + 618 * (wish.index % 1000)) % 1000
-                                : random.below(1000);
+    const int permille =
+        i == 0 ? (191 + 618 * (wish.index % 1000)) % 1000 : random.below(1000);
     lines.push_back({permille, fmt::format(fmt::runtime(random.pick(kStatements)),
                                            keys[i], values[i])});
   }
   random.shuffle(lines);
-  const std::string ask =
-      fmt::format(fmt::runtime(random.pick(kQuestions)), keys[0]);
+  const std::string ask = fmt::format(fmt::runtime(random.pick(kQuestions)), keys[0]);
   const Filler filler(random);
   return fit(wish, 0, [&](int words) {
     return case_of(

@@ -8,7 +8,7 @@
 namespace optiq::eval {
 
 struct Question {
-  std::string system = {};            // empty: none
+  std::string system = {};  // empty: none
   std::string user = {};
   nlohmann::ordered_json tools = {};  // null: none
   std::string target = {};            // what the model should write

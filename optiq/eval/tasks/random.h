@@ -44,8 +44,8 @@ class Random {
   template <class Values>
   void shuffle(Values& values) {
     for (std::size_t n = values.size(); n > 1; --n)
-      std::swap(values[n - 1], values[static_cast<std::size_t>(
-                                   below(static_cast<int>(n)))]);
+      std::swap(values[n - 1],
+                values[static_cast<std::size_t>(below(static_cast<int>(n)))]);
   }
 
  private:

@@ -21,12 +21,12 @@ Case make_recall(Random& random, const CaseWish&) {
   }
   const auto asked =
       static_cast<std::size_t>(random.below(static_cast<int>(keys.size())));
-  return case_of({.system = "You are a helpful assistant. Answer with the value only.",
-                  .user = fmt::format("Table:\n{}\nWhat is the value of {}?", table,
-                                      keys[asked]),
-                  .target = values[asked],
-                  .answer = values[asked],
-                  .max_new_tokens = 12});
+  return case_of(
+      {.system = "You are a helpful assistant. Answer with the value only.",
+       .user = fmt::format("Table:\n{}\nWhat is the value of {}?", table, keys[asked]),
+       .target = values[asked],
+       .answer = values[asked],
+       .max_new_tokens = 12});
 }
 
 }  // namespace optiq::eval

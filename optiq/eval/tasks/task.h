@@ -16,8 +16,8 @@ using TokenCount = std::function<int(const Case&)>;
 
 /// Which case of a task is wanted.
 struct CaseWish {
-  int index = 0;     // counts from 0; tasks of several kinds take turns by it
-  int length = 0;    // tokens of prompt and target; 0: the task has no length
+  int index = 0;          // counts from 0; tasks of several kinds take turns by it
+  int length = 0;         // tokens of prompt and target; 0: the task has no length
   TokenCount count = {};  // set where the task has a length
 };
 
@@ -35,7 +35,7 @@ const Task* find_task(std::string_view name);
 
 struct MakeOptions {
   std::uint64_t seed = 0;
-  int count = 20;            // of each length
+  int count = 20;                 // of each length
   std::vector<int> lengths = {};  // none: the task's default, if it has a length
 };
 
