@@ -15,30 +15,25 @@ namespace {
 constexpr int kMaxHops = 4;
 constexpr int kChain = 6;  // arrows; the question starts anywhere that leaves its hops
 
-// `n` different keys, each a noun and a number. A noun comes back with other numbers:
-// about four keys begin alike.
-std::vector<std::string> keys_of(Random random, int n) {
+// Different keys, each a noun and a number: as many as `length` tokens can need, an
+// arrow being at least four. Nouns come back with other numbers, so that keys begin
+// alike. The keys of more arrows begin with those of fewer.
+std::vector<std::string> keys_of(Random& random, int length) {
   std::vector<std::string_view> words(nouns().begin(), nouns().end());
   random.shuffle(words);
-  const int n_words = std::clamp(n / 4, 8, static_cast<int>(words.size()));
-  const int n_suffixes = std::max(9, (2 * n + n_words - 1) / n_words);
-  std::vector<int> numbers;
-  for (int i = 0; i < n_words * n_suffixes; ++i) numbers.push_back(i);
-  random.shuffle(numbers);
+  const int n = length / 3 + 16;
+  const int n_words = std::clamp(length / 16, 8, static_cast<int>(words.size()));
+  const int n_numbers = std::max(9, (n + n_words - 1) / n_words);
   std::vector<std::string> keys;
-  for (int i = 0; i < n; ++i) {
-    const int number = numbers[static_cast<std::size_t>(i)];
-    keys.push_back(fmt::format("{}{}",
-                               words[static_cast<std::size_t>(number % n_words)],
-                               1 + number / n_words));
-  }
+  for (int i = 0; i < n_words * n_numbers; ++i)
+    keys.push_back(fmt::format("{}{}", words[static_cast<std::size_t>(i % n_words)],
+                               1 + i / n_words));
+  random.shuffle(keys);
   return keys;
 }
 
 // `n` arrows in chains of kChain, the last one shorter, none of which meet.
-Case chains(Random random, int n, int hops) {
-  const int n_chains = (n + kChain - 1) / kChain;
-  const auto keys = keys_of(random, n + n_chains);
+Case chains(Random random, const std::vector<std::string>& keys, int n, int hops) {
   std::vector<std::string> arrows;
   for (int i = 0; i < n; ++i) {
     const auto from = static_cast<std::size_t>(i + i / kChain);
@@ -67,7 +62,8 @@ Case chains(Random random, int n, int hops) {
 
 Case make_hashhop(Random& random, const CaseWish& wish) {
   const int hops = 1 + wish.index % kMaxHops;
-  return fit(wish, kChain, [&](int n) { return chains(random, n, hops); });
+  const auto keys = keys_of(random, wish.length);
+  return fit(wish, kChain, [&](int n) { return chains(random, keys, n, hops); });
 }
 
 }  // namespace optiq::eval

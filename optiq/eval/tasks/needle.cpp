@@ -26,21 +26,22 @@ std::string key_of(std::string_view kind, std::string_view name) {
 
 // The asked key and others as like it as they come: the same kind of number for a noun
 // that begins with the same letter, and other kinds for the same noun.
-std::vector<std::string> keys_of(Random& random, int n) {
+std::vector<std::string> keys_of(Random& random) {
+  constexpr std::size_t kLike = 4, kOtherKinds = 3;
   std::vector<std::string_view> kinds(std::begin(kKinds), std::end(kKinds));
   random.shuffle(kinds);
-  const std::string_view name = random.pick(nouns());
+  std::string_view name;
   std::vector<std::string_view> like;
-  for (const std::string_view other : nouns())
-    if (other != name && other[0] == name[0]) like.push_back(other);
+  while (like.size() < kLike) {
+    name = random.pick(nouns());
+    like.clear();
+    for (const std::string_view other : nouns())
+      if (other != name && other[0] == name[0]) like.push_back(other);
+  }
   random.shuffle(like);
   std::vector<std::string> keys = {key_of(kinds[0], name)};
-  for (std::size_t i = 0; static_cast<int>(keys.size()) < n; ++i) {
-    keys.push_back(i < like.size() ? key_of(kinds[0], like[i])
-                                   : key_of(kinds[1], random.pick(nouns())));
-    if (i + 1 < kinds.size() && static_cast<int>(keys.size()) < n)
-      keys.push_back(key_of(kinds[i + 1], name));
-  }
+  for (std::size_t i = 0; i < kLike; ++i) keys.push_back(key_of(kinds[0], like[i]));
+  for (std::size_t i = 1; i <= kOtherKinds; ++i) keys.push_back(key_of(kinds[i], name));
   return keys;
 }
 
@@ -61,8 +62,7 @@ std::vector<std::string> values_of(Random& random, std::size_t n) {
 }  // namespace
 
 Case make_needle(Random& random, const CaseWish& wish) {
-  constexpr int kKeys = 8;
-  const auto keys = keys_of(random, kKeys);
+  const auto keys = keys_of(random);
   const auto values = values_of(random, keys.size());
   std::vector<Insertion> lines;
   for (std::size_t i = 0; i < keys.size(); ++i) {
