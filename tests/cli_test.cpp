@@ -143,7 +143,11 @@ TEST_F(Cli, WrongUsageIsOneLineWithAHintAndExitsWithTwo) {
       {"eval", "demo"},
       {"eval", "demo", "--task", "trivia"},
       {"eval", "demo", "--task", "kl"},
-      {"eval", "demo", "--task", "needle"},
+      {"eval", "demo", "--task", "gsm8k"},
+      {"eval", "demo", "--task", "tools", "--length", "512"},
+      {"eval", "demo", "--task", "needle", "--length", "20"},
+      {"eval", "demo", "--task", "needle", "--length", "512,"},
+      {"eval", "demo", "--task", "perplexity", "--length", "256,512"},
       {"eval", "demo", "--task", "perplexity", "--length", "100000"},
       {"benchmark", "demo", "--depth", "1,x"},
       {"benchmark", "demo", "--depth", "100000"},
@@ -563,6 +567,46 @@ TEST_F(Cli, CasesAreScored) {
   EXPECT_EQ(bad.status, 1);
   expect_one_error_line(bad);
   EXPECT_NE(bad.err.find("line 2"), std::string::npos) << bad.err;
+}
+
+TEST_F(Cli, TasksMakeCasesOfEachLengthFromTheSeed) {
+  const auto summary_of = [&](const char* seed) {
+    const Outcome outcome =
+        run({"eval", "demo", "--task", "needle", "--length", "320,640", "--n-samples",
+             "3", "--seed", seed, "--json", "-", "-q"});
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return json::parse(outcome.out);
+  };
+  const json summary = summary_of("7");
+  EXPECT_EQ(summary.at("n"), 6);
+  EXPECT_EQ(summary.at("cases").size(), 6u);
+  const auto& parts = summary.at("by_length");
+  ASSERT_EQ(parts.size(), 2u);
+  EXPECT_EQ(parts[0].at("length"), 320);
+  EXPECT_EQ(parts[1].at("length"), 640);
+  int correct = 0;
+  for (const auto& part : parts) {
+    EXPECT_EQ(part.at("n"), 3);
+    EXPECT_LE(part.at("accuracy_interval")[0], part.at("accuracy"));
+    EXPECT_TRUE(part.contains("answer_nll") && part.contains("answer_margin"));
+    correct += part.at("correct").get<int>();
+  }
+  EXPECT_EQ(summary.at("correct"), correct);
+  EXPECT_EQ(summary_of("7").at("cases"), summary.at("cases"));
+  EXPECT_NE(summary_of("8").at("cases"), summary.at("cases"));
+
+  const Outcome text =
+      run({"eval", "demo", "--task", "hashhop", "--n-samples", "4", "-q"});
+  EXPECT_EQ(std::ranges::count(text.out, '\n'), 1 + 1 + 4) << text.out;
+}
+
+TEST_F(Cli, ALengthOneTokenOverTheContextFailsInOneLine) {
+  const Outcome outcome =
+      run({"eval", "demo", "--task", "needle", "--length", "320,16385", "-q"});
+  EXPECT_EQ(outcome.status, 1);
+  expect_one_error_line(outcome);
+  EXPECT_NE(outcome.err.find("16384"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("16385"), std::string::npos) << outcome.err;
 }
 
 TEST_F(Cli, BenchmarkReportsItsKeys) {

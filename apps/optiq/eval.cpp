@@ -9,10 +9,12 @@
 #include "optiq/base/file.h"
 #include "optiq/base/memory.h"
 #include "optiq/base/progress.h"
+#include "optiq/eval/case_file.h"
 #include "optiq/eval/case_task.h"
 #include "optiq/eval/heldout.h"
 #include "optiq/eval/kl.h"
 #include "optiq/eval/perplexity.h"
+#include "optiq/eval/tasks/task.h"
 #include "optiq/generate/generate.h"
 #include "request_options.h"
 
@@ -27,7 +29,7 @@ struct Options {
   std::string data;
   std::string reference;
   int n_samples = 0;
-  int length = 0;
+  std::vector<int> lengths;
   bool exact = false;
   CacheFlags cache_flags;
   std::optional<cache::CacheOptions> cache;  // what the flags ask for
@@ -44,8 +46,12 @@ std::vector<eval::Window> windows_of(const Options& options, const LoadedModel& 
   constexpr std::size_t kLimitBytes = std::size_t{1} << 30;
   const std::string text = options.data.empty() ? std::string(eval::heldout_text())
                                                 : read_file(options.data, kLimitBytes);
-  const int length = options.length > 0 ? options.length : default_length;
   const int limit = model.model->config().max_position_embeddings;
+  if (options.lengths.size() > 1)
+    throw UsageError(fmt::format("--length: --task {} takes one, found {}",
+                                 options.task, options.lengths.size()));
+  const int length =
+      options.lengths.empty() ? std::min(default_length, limit) : options.lengths[0];
   if (length > limit)
     throw UsageError(fmt::format(
         "--length: the model takes at most {} tokens, found {}", limit, length));
@@ -78,8 +84,6 @@ Json perplexity(const Options& options, LoadedModel& model, Context& context) {
 }
 
 Json kl(const Options& options, LoadedModel& model, Context& context) {
-  if (options.reference.empty())
-    throw UsageError("--task kl: --reference MODEL is required");
   LoadedModel reference = load(options.reference, {.text = false});
   const auto windows = windows_of(options, model, 1024);
   const auto r = eval::measure_kl(
@@ -105,75 +109,144 @@ Json kl(const Options& options, LoadedModel& model, Context& context) {
           {"reference_perplexity", std::exp(r.reference_nll)}};
 }
 
+// The cases of --data, or those that the task makes.
+std::vector<eval::Case> cases_of(const Options& options, const LoadedModel& model,
+                                 const Context& context) {
+  if (!options.data.empty()) {
+    auto list = eval::read_cases(options.data);
+    if (options.n_samples > 0 &&
+        list.size() > static_cast<std::size_t>(options.n_samples))
+      list.resize(static_cast<std::size_t>(options.n_samples));
+    return list;
+  }
+  const eval::Task& task = *eval::find_task(options.task);
+  eval::MakeOptions make{.seed = context.seed};
+  if (options.n_samples > 0) make.count = options.n_samples;
+  if (task.default_length > 0) {
+    const int limit = model.model->config().max_position_embeddings;
+    make.lengths = options.lengths;
+    if (make.lengths.empty()) make.lengths = {std::min(task.default_length, limit)};
+    for (const int length : make.lengths)
+      if (length > limit)
+        throw ResourceError(fmt::format(
+            "--length: the model's context has room for {} tokens, found {}", limit,
+            length));
+  }
+  try {
+    return eval::make_cases(
+        task, make, [&](const eval::Case& c) { return eval::token_count(model, c); });
+  } catch (const std::invalid_argument& error) {
+    throw UsageError(fmt::format("--task {}: {}", options.task, error.what()));
+  }
+}
+
+Json json_of(const eval::CaseScore& s) {
+  return {{"n", s.n},
+          {"correct", s.correct},
+          {"accuracy", s.accuracy},
+          {"accuracy_interval", {s.interval.low, s.interval.high}},
+          {"answer_nll", s.answer_nll},
+          {"answer_margin", s.answer_margin}};
+}
+
+// A table of the parts that have different values, and their list for the summary. Both
+// are empty where the member says nothing.
+Json parts(const std::vector<eval::CaseAnswer>& answers, const char* name,
+           int eval::CaseAnswer::*member, Context& context) {
+  const auto scores = eval::score_by(answers, member);
+  Json list = Json::array();
+  if (scores.size() > 1)
+    context.out.print("{:>8} {:>5} {:>6} {:>9} {:>16} {:>11} {:>13}\n", name, "n",
+                      "right", "accuracy", "95 % interval", "answer nll",
+                      "least margin");
+  for (const auto& [value, s] : scores) {
+    if (value == 0) continue;
+    if (scores.size() > 1)
+      context.out.print(
+          "{:>8} {:>5} {:>6} {:>9.3f} {:>7.3f} to {:.3f} {:>12.4f} {:>13.3f}\n", value,
+          s.n, s.correct, s.accuracy, s.interval.low, s.interval.high, s.answer_nll,
+          s.answer_margin);
+    Json part = {{name, value}};
+    part.update(json_of(s));
+    list.push_back(part);
+  }
+  return list;
+}
+
 Json cases(const Options& options, LoadedModel& model, Context& context) {
-  if (options.data.empty())
-    throw UsageError(fmt::format(
-        "--task {}: --data FILE.jsonl with its cases is required", options.task));
-  auto list = eval::read_cases(options.data);
-  if (options.n_samples > 0 &&
-      list.size() > static_cast<std::size_t>(options.n_samples))
-    list.resize(static_cast<std::size_t>(options.n_samples));
+  const auto list = cases_of(options, model, context);
   Progress bar(options.task, static_cast<std::int64_t>(list.size()), "cases");
-  const auto result =
+  const auto answers =
       eval::run_cases(model, list,
                       {.exact = options.exact,
                        .cache = options.cache,
                        .on_progress = [&](std::size_t done, std::size_t) {
                          bar.set(static_cast<std::int64_t>(done));
                        }});
+  const eval::CaseScore s = eval::score(answers);
   context.out.print(
       "{}: {} of {} right, accuracy {:.3f} (95 % interval {:.3f} to {:.3f}); answer "
-      "nll "
-      "{:.4f}, least margin {:.3f} nats\n",
-      options.task, result.correct, result.answers.size(), result.accuracy(),
-      result.interval.low, result.interval.high, result.answer_nll,
-      result.answer_margin);
-  Json answers = Json::array();
-  for (const auto& a : result.answers)
-    answers.push_back({{"id", a.id},
-                       {"correct", a.correct},
-                       {"nll", a.nll},
-                       {"margin", a.margin},
-                       {"output", a.output}});
-  return {{"task", options.task},
-          {"n", result.answers.size()},
-          {"correct", result.correct},
-          {"accuracy", result.accuracy()},
-          {"accuracy_interval", {result.interval.low, result.interval.high}},
-          {"answer_nll", result.answer_nll},
-          {"answer_margin", result.answer_margin},
-          {"cases", answers}};
+      "nll {:.4f}, least margin {:.3f} nats\n",
+      options.task, s.correct, s.n, s.accuracy, s.interval.low, s.interval.high,
+      s.answer_nll, s.answer_margin);
+  Json summary = {{"task", options.task}};
+  summary.update(json_of(s));
+  if (options.data.empty()) summary["seed"] = context.seed;
+  if (Json by = parts(answers, "length", &eval::CaseAnswer::length, context);
+      !by.empty())
+    summary["by_length"] = by;
+  if (Json by = parts(answers, "hops", &eval::CaseAnswer::hops, context); !by.empty())
+    summary["by_hops"] = by;
+  for (const auto& a : answers)
+    summary["cases"].push_back({{"id", a.id},
+                                {"correct", a.correct},
+                                {"nll", a.nll},
+                                {"margin", a.margin},
+                                {"output", a.output}});
+  return summary;
 }
 
-struct Task {
-  std::string_view name;
-  Json (*run)(const Options& options, LoadedModel& model, Context& context);
-};
-
-constexpr Task kTasks[] = {
-    {"perplexity", perplexity}, {"kl", kl},      {"needle", cases}, {"hashhop", cases},
-    {"arithmetic", cases},      {"json", cases}, {"tools", cases},  {"gsm8k", cases},
-};
-
 std::vector<std::string> task_names() {
-  std::vector<std::string> names;
-  for (const Task& task : kTasks) names.emplace_back(task.name);
+  std::vector<std::string> names = {"perplexity", "kl"};
+  for (const eval::Task& task : eval::tasks()) names.emplace_back(task.name);
   names.emplace_back("all");
   return names;
+}
+
+std::string task_help() {
+  std::string help =
+      "What to measure:\n  perplexity  how surprised the model is by a text\n  kl      "
+      "    how far its predictions are from those of --reference";
+  for (const eval::Task& task : eval::tasks())
+    help += fmt::format("\n  {:<10}  {}", task.name, task.what);
+  return help + "\n  all         each of these that needs no further file";
 }
 
 Json run_task(Options options, const std::string& name, const std::string& data,
               LoadedModel& model, Context& context) {
   options.task = name;
   options.data = data;
-  const auto* task = std::ranges::find(kTasks, name, &Task::name);
-  // A file of cases may be called as it likes.
-  return task == std::end(kTasks) ? cases(options, model, context)
-                                  : task->run(options, model, context);
+  if (name == "perplexity") return perplexity(options, model, context);
+  if (name == "kl") return kl(options, model, context);
+  return cases(options, model, context);
+}
+
+// What is wrong with the flags of a task before a model is loaded.
+void check(const Options& options) {
+  const eval::Task* task = eval::find_task(options.task);
+  if (options.task == "kl" && options.reference.empty())
+    throw UsageError("--task kl: --reference MODEL is required");
+  if (task && !task->make && options.data.empty())
+    throw UsageError(fmt::format(
+        "--task {}: --data FILE.jsonl with its cases is required", task->name));
+  if (task && !options.lengths.empty() &&
+      (task->default_length == 0 || !options.data.empty()))
+    throw UsageError(fmt::format("--length: --task {} has none{}", task->name,
+                                 options.data.empty() ? "" : " where --data is given"));
 }
 
 // Each file of the directory --data: cases under the name of the file, perplexity (and
-// kl, where there is a reference) of texts. Without --data only what needs none.
+// kl, where there is a reference) of texts. Without --data every task that needs none.
 Json all_tasks(const Options& options, LoadedModel& model, Context& context) {
   std::vector<std::filesystem::path> files;
   if (!options.data.empty()) {
@@ -191,7 +264,12 @@ Json all_tasks(const Options& options, LoadedModel& model, Context& context) {
         results.push_back(run_task(options, task, data, model, context));
     if (!data.empty()) results.back()["data"] = data;
   };
-  if (files.empty()) text("");
+  if (options.data.empty()) {
+    text("");
+    for (const eval::Task& task : eval::tasks())
+      if (task.make)
+        results.push_back(run_task(options, task.name, "", model, context));
+  }
   for (const auto& file : files) {
     if (file.extension() == ".txt") text(file.string());
     if (file.extension() == ".jsonl")
@@ -202,6 +280,7 @@ Json all_tasks(const Options& options, LoadedModel& model, Context& context) {
 }
 
 void eval_command(const Options& options, Context& context) {
+  check(options);
   LoadedModel model = load(options.model);
   Json summary = {{"model", options.model}, {"data", options.data}};
   if (options.data.empty()) summary["data"] = "builtin";
@@ -220,25 +299,32 @@ void eval_command(const Options& options, Context& context) {
 Run add_eval(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_model_argument(app, options->model);
-  app.add_option("--task", options->task, "What to measure")
+  app.add_option("--task", options->task, task_help())
       ->required()
-      ->check(CLI::IsMember(task_names()))
+      ->check(CLI::IsMember(task_names()).description(""))
       ->type_name("TASK");
-  app.add_option("--data", options->data,
-                 "Plain text for perplexity and kl (default: a text that comes with "
-                 "optiq), cases as JSON lines for the rest, a directory for all")
+  app.add_option(
+         "--data", options->data,
+         "Plain text for perplexity and kl (default: a text that comes with "
+         "optiq), cases as JSON lines for the rest (default: made from --seed), "
+         "a directory for all")
       ->type_name("FILE");
   app.add_option("--reference", options->reference,
                  "For kl: the model to compare with, in float32")
       ->type_name("MODEL");
   app.add_option("--n-samples", options->n_samples,
-                 "At most this many windows or cases (default: all)")
+                 "At most this many windows or cases (default: all), or cases of each "
+                 "length that are made (default: 20)")
       ->check(CLI::Range(1, 1 << 30).description(""))
       ->type_name("N");
-  app.add_option("--length", options->length,
-                 "Tokens of a window (default: 2048 for perplexity, 1024 for kl)")
+  app.add_option(
+         "--length", options->lengths,
+         "Tokens of a window (default: 2048 for perplexity, 1024 for kl), or of "
+         "the cases that are made, several with commas (default: 2048 for "
+         "needle, 256 for hashhop)")
+      ->delimiter(',')
       ->check(CLI::Range(2, 1 << 30).description(""))
-      ->type_name("N");
+      ->type_name("N,...");
   app.add_flag("--exact", options->exact,
                "Compute in float32, without int8 activations and float16 cache");
   add_cache_flags(app, options->cache_flags);

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <stdexcept>
 
+#include "optiq/base/error.h"
 #include "optiq/base/signal.h"
 #include "optiq/eval/token_scores.h"
 #include "optiq/eval/windows.h"
@@ -42,27 +44,48 @@ void score_target(models::Model& model, const std::vector<int>& prompt,
   answer.nll /= static_cast<double>(target.size());
 }
 
-CaseAnswer run_case(LoadedModel& model, const Case& c, const CaseOptions& options) {
-  const std::vector<int> prompt = prompt_of(model, c);
-  const std::vector<int> target =
-      model.tokenizer->encode(c.target, {.parse_special = true});
-  const auto length = static_cast<int>(prompt.size() + target.size());
+// A case as ids.
+struct Encoded {
+  std::vector<int> prompt;
+  std::vector<int> target;
+  std::size_t size() const { return prompt.size() + target.size(); }
+};
+
+Encoded encode(const LoadedModel& model, const Case& c) {
+  return {prompt_of(model, c),
+          model.tokenizer->encode(c.target, {.parse_special = true})};
+}
+
+Encoded encode_checked(const LoadedModel& model, const Case& c) {
+  Encoded ids = encode(model, c);
   const int limit = model.model->config().max_position_embeddings;
-  if (prompt.empty() || target.empty() || length > limit)
-    throw std::invalid_argument(fmt::format(
-        "case {}: expected a prompt and a target of at least one token and at most {} "
-        "together, found {} and {}",
-        c.id, limit, prompt.size(), target.size()));
+  if (ids.prompt.empty() || ids.target.empty())
+    throw std::invalid_argument(
+        fmt::format("case {}: expected a prompt and a target of at least one token, "
+                    "found {} and {}",
+                    c.id, ids.prompt.size(), ids.target.size()));
+  if (ids.size() > static_cast<std::size_t>(limit))
+    throw ResourceError(
+        fmt::format("case {}: the model's context has room for {} tokens, found {} of "
+                    "the prompt and {} of the target",
+                    c.id, limit, ids.prompt.size(), ids.target.size()));
+  return ids;
+}
+
+CaseAnswer run_case(LoadedModel& model, const Case& c, const Encoded& ids,
+                    const CaseOptions& options) {
   CaseAnswer answer;
   answer.id = c.id;
+  answer.length = c.length;
+  answer.hops = c.hops;
   score_target(
-      *model.model, prompt, target,
+      *model.model, ids.prompt, ids.target,
       {options.exact ? kernels::Activation::kExact : kernels::Activation::kInt8,
        options.cache},
       answer);
   if (!options.generate) return answer;
   Request request;
-  request.prompt = prompt;
+  request.prompt = ids.prompt;
   request.max_tokens = c.max_new_tokens;
   request.exact = options.exact;
   if (options.cache) request.cache = *options.cache;
@@ -74,12 +97,6 @@ CaseAnswer run_case(LoadedModel& model, const Case& c, const CaseOptions& option
 }
 
 }  // namespace
-
-double CaseResult::accuracy() const {
-  return answers.empty()
-             ? 0
-             : static_cast<double>(correct) / static_cast<double>(answers.size());
-}
 
 std::vector<int> prompt_of(const LoadedModel& model, const Case& c) {
   const bool render = !c.messages.is_null() && model.chat_template;
@@ -95,23 +112,49 @@ std::vector<int> prompt_of(const LoadedModel& model, const Case& c) {
   return encode_chat(model, c.messages, options);
 }
 
-CaseResult run_cases(LoadedModel& model, const std::vector<Case>& cases,
-                     const CaseOptions& options) {
-  CaseResult result;
+int token_count(const LoadedModel& model, const Case& c) {
+  return static_cast<int>(encode(model, c).size());
+}
+
+std::vector<CaseAnswer> run_cases(LoadedModel& model, const std::vector<Case>& cases,
+                                  const CaseOptions& options) {
+  std::vector<Encoded> encoded;
   for (const Case& c : cases) {
     throw_if_interrupted();
-    result.answers.push_back(run_case(model, c, options));
-    const CaseAnswer& answer = result.answers.back();
+    encoded.push_back(encode_checked(model, c));
+  }
+  std::vector<CaseAnswer> answers;
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    throw_if_interrupted();
+    answers.push_back(run_case(model, cases[i], encoded[i], options));
+    if (options.on_progress) options.on_progress(answers.size(), cases.size());
+  }
+  return answers;
+}
+
+CaseScore score(const std::vector<CaseAnswer>& answers) {
+  CaseScore result;
+  result.n = static_cast<int>(answers.size());
+  for (const CaseAnswer& answer : answers) {
     result.correct += answer.correct ? 1 : 0;
     result.answer_nll += answer.nll;
     result.answer_margin += answer.margin;
-    if (options.on_progress) options.on_progress(result.answers.size(), cases.size());
   }
-  const auto n = static_cast<double>(cases.size());
+  const double n = std::max(result.n, 1);
+  result.accuracy = result.correct / n;
   result.answer_nll /= n;
   result.answer_margin /= n;
-  result.interval = wilson_interval(result.correct, static_cast<std::int64_t>(n));
+  result.interval = wilson_interval(result.correct, result.n);
   return result;
+}
+
+std::vector<PartScore> score_by(const std::vector<CaseAnswer>& answers,
+                                int CaseAnswer::*member) {
+  std::map<int, std::vector<CaseAnswer>> parts;
+  for (const CaseAnswer& answer : answers) parts[answer.*member].push_back(answer);
+  std::vector<PartScore> scores;
+  for (const auto& [value, part] : parts) scores.push_back({value, score(part)});
+  return scores;
 }
 
 }  // namespace optiq::eval
