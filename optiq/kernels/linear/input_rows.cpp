@@ -40,8 +40,8 @@ void place_arrays(char* base, std::size_t& at, InputRows& form) {
 void round_together(const LinearKernels& kernels, const float* x, const InputRows& form,
                     int m) {
   thread_local Scratch scratch;
-  const auto row_bytes = static_cast<std::size_t>(form.groups) *
-                         static_cast<std::size_t>(form.group_size);
+  const auto row_bytes =
+      static_cast<std::size_t>(form.groups) * static_cast<std::size_t>(form.group_size);
   const auto rows = static_cast<std::size_t>(form.together);
   const std::int64_t at = std::int64_t{m} * form.groups;
   InputRows apart = form;
@@ -109,18 +109,18 @@ void InputForms::fill() {
   const int wanted = std::max(1, 16384 / std::max(1, K_));
   const auto grain =
       static_cast<std::size_t>((wanted + together - 1) / together * together);
-  parallel_ranges(
-      static_cast<std::size_t>(M_), grain, [&](std::size_t begin, std::size_t end) {
-        for (const InputRows& form : forms_)
-          for (auto m = static_cast<int>(begin); m < static_cast<int>(end);
-               m += form.together) {
-            if (form.together > 1)
-              round_together(kernels_, x_, form, m);
-            else
-              (form.exact ? kernels_.arrange_row : kernels_.round_row)(
-                  x_ + std::int64_t{m} * K_, form, m);
-          }
-      });
+  parallel_ranges(static_cast<std::size_t>(M_), grain,
+                  [&](std::size_t begin, std::size_t end) {
+                    for (const InputRows& form : forms_)
+                      for (auto m = static_cast<int>(begin); m < static_cast<int>(end);
+                           m += form.together) {
+                        if (form.together > 1)
+                          round_together(kernels_, x_, form, m);
+                        else
+                          (form.exact ? kernels_.arrange_row : kernels_.round_row)(
+                              x_ + std::int64_t{m} * K_, form, m);
+                      }
+                  });
 }
 
 const InputRows& InputForms::form_for(const MatrixView& w) const {

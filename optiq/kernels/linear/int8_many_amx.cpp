@@ -1,20 +1,21 @@
 // y = x W^T for many rows of x (prefill), x rounded to int8, by tiles of AMX.
 //
 // One instruction multiplies 16 rows of W with 16 rows of x over 64 codes: 32768
-// operations in 16 cycles. But its whole numbers have to become floats, group by group
-// (linear.h): 16 vectors of 16 products, for each a conversion, a multiplication and two
-// multiply-adds on two ports, 32 cycles. So the float step is the limit: with groups of
-// 64 codes 1024 operations a cycle, with 128 twice, with 32 half as many. (AVX-512 alone:
-// 256 without its float step, 205 with it.) The same step loads 16 lines of W, 16 of x
-// and 16 of products and stores 16 lines, which two loads and a store a cycle allow.
+// operations in 16 cycles. But its whole numbers have to become floats group by group
+// (linear.h): 16 vectors of products, for each a conversion, a multiplication and two
+// multiply-adds on two ports, 32 cycles. So the float step is the limit: 1024
+// operations a cycle with groups of 64, twice that with 128, half with 32. (AVX-512
+// alone: 256 without a float step, 205 with it.) Beside it a step loads 16 lines each
+// of W, of x and of products and stores 16, which two loads and one store a cycle
+// allow. What is reached of it: docs/decisions/amx.md.
 //
 // Rows of W keep their order of bytes: W is the tile of rows, x the tile of quads,
 // brought into that form once per call. A product goes to one of kRing small squares in
-// the first level cache and is folded kAhead steps later: then it has arrived.
+// the first level cache and is folded kAhead steps after it was asked for.
 //
-// A part of kPartBytes codes of each row is taken at a time: that of kTogether tiles of W
-// stays in the first level cache while all of x goes by, that of x in the second level
-// cache while all tiles of the panel go by.
+// A part of kPartBytes codes of each row is taken at a time: that of kTogether tiles of
+// W stays in the first level cache while all of x goes by, that of x in the second
+// level cache while all tiles of the panel go by.
 #include "optiq/kernels/linear/panel_scales.h"
 #include "optiq/kernels/linear/simd_tiles.h"
 #include "optiq/kernels/linear/unpack.h"
@@ -23,10 +24,10 @@ namespace optiq::kernels::OPTIQ_SIMD {
 namespace {
 
 constexpr int kSide = 16;  // rows of W and rows of x in a tile
-constexpr int kPanelTiles = 4, kTogether = 2;
+constexpr int kPanelTiles = 8, kTogether = 2;
 constexpr int kPanelRows = kPanelTiles * kSide;
 constexpr int kPartBytes = 512;
-constexpr int kRing = 4, kAhead = 3;
+constexpr int kRing = 4, kAhead = 2;
 constexpr int kSquare = kSide * kSide;
 static_assert(kSide == kLanes && kAhead < kRing);
 
@@ -104,8 +105,8 @@ void fill_codes(const MatrixView& w, int n0, int valid, int groups, std::uint8_t
   }
 }
 
-// Tile registers: two sets of product, W and x, taken in turn; 6 and 7 for the second
-// half of a group of 128.
+// Tile registers: 0 and 1 products, 2 and 3 of W, 4 and 5 of x, taken in turn; 6 and 7
+// for the second half of a group of 128.
 void configure(int group_size) {
   const int codes = group_size < 64 ? group_size : 64;
   TileShapes shapes;
@@ -117,19 +118,21 @@ void configure(int group_size) {
   use_tiles(shapes);
 }
 
+// Multiplies one group into set kSet and stores the product of the other set, the one
+// before: stored right after its own multiplication it would hold up the next.
 template <int kGroup, int kSet>
 OPTIQ_INLINE void multiply_group(const std::uint8_t* w, const std::int8_t* x,
-                                 std::int32_t* to) {
+                                 std::int32_t* before) {
   zero_tile<kSet>();
   load_tile<2 + kSet>(w, kGroup);
   load_tile<4 + kSet>(x, 4 * kSide);
+  store_tile<1 - kSet>(before, 4 * kSide);
   multiply_tiles<kSet, 2 + kSet, 4 + kSet>();
   if constexpr (kGroup > 64) {
     load_tile<6>(w + 64, kGroup);
     load_tile<7>(x + 64 * kSide, 4 * kSide);
     multiply_tiles<kSet, 6, 7>();
   }
-  store_tile<kSet>(to, 4 * kSide);
 }
 
 // Products of whole numbers, asked for ahead of their use: x tile by tile, in it W tile
@@ -146,19 +149,22 @@ template <int kGroup>
 void multiply_part(const Panel panel, const InputRows& rows, int tile, int tiles,
                    const Part part) {
   constexpr std::int64_t kStep = kSide * kGroup;  // bytes from group to group
-  alignas(64) std::int32_t ring[kRing][kSquare];
+  alignas(4096) std::int32_t ring[kRing][kSquare];
   const int x_tiles = tiles_of_x(rows);
   const std::int64_t groups = rows.groups, at = part.first;
   const std::int64_t w_tile = groups * kStep, x_tile = rows.stride * kSide;
   const std::uint8_t* first_w = panel.codes + tile * w_tile + at * kStep;
   Products next = {first_w, rows.codes + at * kStep, part.groups, tiles, x_tiles, 0};
   const auto ask = [&]() __attribute__((always_inline)) {
-    if (next.x_left == 0) return;
-    std::int32_t* to = ring[next.asked % kRing];
-    if (next.asked % 2)
-      multiply_group<kGroup, 1>(next.w, next.x, to);
+    // The first time there is none before: a square that nobody reads.
+    std::int32_t* before = ring[(next.asked - 1) % kRing];
+    const bool odd = next.asked % 2;
+    if (next.x_left == 0)
+      return odd ? store_tile<0>(before, 4 * kSide) : store_tile<1>(before, 4 * kSide);
+    if (odd)
+      multiply_group<kGroup, 1>(next.w, next.x, before);
     else
-      multiply_group<kGroup, 0>(next.w, next.x, to);
+      multiply_group<kGroup, 0>(next.w, next.x, before);
     ++next.asked;
     next.w += kStep;
     next.x += kStep;

@@ -190,8 +190,11 @@ TEST(Linear, TilesGiveTheBitsOfTheReferenceWithoutTheirInstructions) {
   std::uint32_t seed = 1;
   for (const QuantSpec& spec : all_specs()) {
     if (spec.mode != QuantMode::kAffine) continue;
-    for (const auto& [M, N, K] :
-         {Shape{9, 65, 128}, {16, 17, 384}, {33, 70, 640}, {17, 5, 2304}, {40, 33, 5120}}) {
+    for (const auto& [M, N, K] : {Shape{9, 65, 128},
+                                  {16, 17, 384},
+                                  {33, 70, 640},
+                                  {17, 5, 2304},
+                                  {40, 33, 5120}}) {
       const auto type = static_cast<FloatType>(++seed % 3);
       SCOPED_TRACE(::testing::Message() << describe(spec) << " M " << M << " N " << N
                                         << " K " << K << " type " << int(type));
@@ -205,7 +208,8 @@ TEST(Linear, TilesGiveTheBitsOfTheReferenceWithoutTheirInstructions) {
       forms.fill();
       const InputRows& rows = forms.form_for(w.view);
       Scratch scratch;
-      void* memory = scratch.get(static_cast<std::size_t>(kernels.int8_many_scratch(rows)));
+      void* memory =
+          scratch.get(static_cast<std::size_t>(kernels.int8_many_scratch(rows)));
       for (int begin = 0; begin < N; begin += kernels.panel_rows) {
         const int end = std::min(N, begin + (seed % 2 ? N : kernels.panel_rows));
         kernels.int8_many(w.view, rows, begin, end,

@@ -42,7 +42,8 @@ void round_row(const float* x, const InputRows& rows, int m) {
   const int real_groups = rows.K / group_size;
   std::int8_t* codes = rows.codes + m * rows.stride;
   const int together = rows.together;
-  const std::int64_t at = (std::int64_t)(m / together) * rows.groups * together + m % together;
+  const std::int64_t at =
+      (std::int64_t)(m / together) * rows.groups * together + m % together;
   const Order order = order_of(rows.bits);
   // The halves of a block lie 16 bytes apart for int8_many, and each in its lane of a
   // pair of vectors for int8_few.
