@@ -8,6 +8,11 @@
 #include <stdexcept>
 #include <vector>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace optiq {
 namespace {
 
@@ -19,16 +24,34 @@ struct TargetName {
 constexpr TargetName kNames[] = {
     {SimdTarget::kScalar, "scalar"}, {SimdTarget::kNeon, "neon"},
     {SimdTarget::kAvx2, "avx2"},     {SimdTarget::kAvxVnni, "avxvnni"},
-    {SimdTarget::kAvx512, "avx512"},
+    {SimdTarget::kAvx512, "avx512"}, {SimdTarget::kAmx, "amx"},
 };
 
 #if defined(__x86_64__)
-// AVX-VNNI is leaf 7, sub-leaf 1, EAX bit 4; GCC 12 has no name for it in
-// __builtin_cpu_supports.
-bool cpu_has_avx_vnni() {
-  unsigned a = 7, b = 0, c = 1, d = 0;
-  __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-  return (a >> 4) & 1;
+struct CpuId {
+  unsigned a, b = 0, c, d = 0;
+  CpuId(unsigned leaf, unsigned sub_leaf) : a(leaf), c(sub_leaf) {
+    __asm__("cpuid" : "+a"(a), "+b"(b), "+c"(c), "+d"(d));
+  }
+};
+
+// GCC 12 has no names for these two in __builtin_cpu_supports.
+bool cpu_has_avx_vnni() { return (CpuId(7, 1).a >> 4) & 1; }
+bool cpu_has_amx_int8() { return (CpuId(7, 0).d >> 24 & 3) == 3; }  // AMX-TILE too
+
+// True where the system saves tiles (the bits 17 and 18 of XCR0) and lets this process
+// use them: Linux asks to be asked, once for all threads.
+bool may_use_tiles() {
+#if defined(__linux__)
+  if (!(CpuId(1, 0).c >> 27 & 1)) return false;  // no XGETBV
+  unsigned low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return (low >> 17 & 3) == 3 &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
 }
 #endif
 
@@ -38,10 +61,13 @@ std::vector<SimdTarget> detect() {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                     __builtin_cpu_supports("f16c");
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  const bool avx512 =
+      avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vnni"))
-    targets.push_back(SimdTarget::kAvx512);
+      __builtin_cpu_supports("avx512vnni");
+  if (avx512 && cpu_has_amx_int8() && may_use_tiles())
+    targets.push_back(SimdTarget::kAmx);
+  if (avx512) targets.push_back(SimdTarget::kAvx512);
   if (avx2 && cpu_has_avx_vnni()) targets.push_back(SimdTarget::kAvxVnni);
   if (avx2) targets.push_back(SimdTarget::kAvx2);
 #elif defined(__aarch64__)
@@ -64,7 +90,7 @@ SimdTarget choose() {
         fmt::format("OPTIQ_SIMD: expected one of {}, found '{}'", known, wanted));
   if (std::ranges::find(supported, *target) == supported.end())
     throw std::invalid_argument(fmt::format(
-        "OPTIQ_SIMD: this CPU cannot run '{}'; it can run {}", wanted, known));
+        "OPTIQ_SIMD: this machine cannot run '{}'; it can run {}", wanted, known));
   return *target;
 }
 

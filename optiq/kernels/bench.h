@@ -70,7 +70,7 @@ __attribute__((target("avx512f"), optimize("O3"))) inline void with_avx512(float
 /// nothing measures it.
 inline double multiply_add_peak() {
 #if defined(__x86_64__)
-  const bool wide = simd_target() == SimdTarget::kAvx512;
+  const bool wide = simd_target() >= SimdTarget::kAvx512;
   constexpr int kSteps = 200000;
   const auto pieces = static_cast<std::size_t>(thread_count()) * 4;
   std::vector<float> results(pieces * 16, 1e-3f);

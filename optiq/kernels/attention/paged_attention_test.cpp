@@ -328,8 +328,8 @@ TEST(PagedAttentionPrimitive, AgreesWithPlainMlxOperationsOnTheDecodedPages) {
   for (const KvKindOfLayer& kind : every_kind()) {
     SCOPED_TRACE(describe(kind));
     const Call ours(kind), plain(kind);
-    const mx::array y =
-        paged_attention(ours.q, ours.k, ours.v, met(ours.segments, ours.kv), ours.options);
+    const mx::array y = paged_attention(ours.q, ours.k, ours.v,
+                                        met(ours.segments, ours.kv), ours.options);
     const auto expected =
         paged_fallback({plain.q, plain.k, plain.v, plain.gate}, plain.segments,
                        plain.kv, 0.2f, 100, true, true);
@@ -381,8 +381,8 @@ TEST(PagedAttentionPrimitive, RefusesWhatDoesNotGoTogether) {
   refused({{7, 0}});
   refused({{6, 62}, {1, 192}});
   refused({{6, 62}, {2, 130}});
-  EXPECT_THROW(paged_attention(call.q, call.gate, call.gate, met(call.segments, call.kv),
-                               call.options),
+  EXPECT_THROW(paged_attention(call.q, call.gate, call.gate,
+                               met(call.segments, call.kv), call.options),
                std::invalid_argument);
   call.kv[1].pages.float_layout = nullptr;
   refused(call.segments);

@@ -6,7 +6,7 @@
 // A tile of kM rows of x by kVectors vectors of W's rows keeps its whole-number sums in
 // registers: four bytes of x are broadcast against each vector. At the end of a group
 // two multiply-adds bring scale and bias in.
-#include "optiq/kernels/linear/parts.h"
+#include "optiq/kernels/linear/panel_scales.h"
 #include "optiq/kernels/linear/unpack.h"
 
 namespace optiq::kernels::OPTIQ_SIMD {
@@ -83,18 +83,6 @@ void fill_codes(const MatrixView& w, int n0, int valid, int groups,
         }
       }
     }
-}
-
-void fill_scales(const MatrixView& w, const void* from, int n0, int valid, int groups,
-                 float* to) {
-  const int real_groups = w.groups();
-  for (int g = 0; g < groups; ++g) {
-    float* row = to + (std::int64_t)chain_position(g, groups) * kPanelRows;
-    for (int n = 0; n < kPanelRows; ++n)
-      row[n] = n < valid && g < real_groups
-                   ? float_at(from, (std::int64_t)(n0 + n) * real_groups + g, w.type)
-                   : 0.0f;
-  }
 }
 
 // Adds the sums of one chain for kM rows of x, from `m` on, to total.
@@ -193,8 +181,12 @@ void many(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
     const int valid = n_end - n0 < kPanelRows ? n_end - n0 : kPanelRows;
     const int at = n0 - n_begin;
     fill_codes<kBits>(w, n0, valid, rows.groups, panel);
-    fill_scales(w, w.scales, n0, valid, rows.groups, panel.scales);
-    fill_scales(w, w.biases, n0, valid, rows.groups, panel.biases);
+    for (int n = 0; n < kPanelRows; n += kLanes) {
+      fill_scales(w, w.scales, n0 + n, valid - n, rows.groups, panel.scales + n,
+                  kPanelRows);
+      fill_scales(w, w.biases, n0 + n, valid - n, rows.groups, panel.biases + n,
+                  kPanelRows);
+    }
     for (int chain = 0; chain < kChains; ++chain) {
       // The next panel's codes come while this one is multiplied.
       const std::int64_t share = w.row_bytes() * kPanelRows / kChains;

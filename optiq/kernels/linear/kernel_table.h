@@ -29,7 +29,10 @@ struct InputRows {
   int bits = 0;        // of the codes whose order this is; 0: dense, natural order
   int group_size = 0;  // rounded only
 
-  // Rounded: groups padded with zeros to a multiple of kChains.
+  // Rounded: groups padded with zeros to a multiple of kChains, and M to one of
+  // `together` = T. Four codes of a row stay together: [M / T][stride / 4][T][4]. What
+  // there is one of for a group is [M / T][groups][T].
+  int together = 1;
   int groups = 0;
   std::int8_t* codes = nullptr;        // [M, stride]
   float* steps = nullptr;              // [M, groups] max|x| / 127; NaN if not finite
@@ -66,6 +69,11 @@ struct LinearKernels {
   MultiplyFunction exact_few = nullptr, exact_many = nullptr;
   /// Bytes of scratch that the four want.
   ScratchFunction int8_many_scratch = nullptr;
+  /// Rows of x that int8_many wants together, and how they get there:
+  /// codes [rows][row_bytes] become [row_bytes / 4][rows][4].
+  int int8_many_rows = 1;
+  void (*interleave)(const std::int8_t* codes, std::int64_t row_bytes,
+                     std::int8_t* to) = nullptr;
   ScratchFunction exact_few_scratch = nullptr, exact_many_scratch = nullptr;
   /// y = silu(g) u.
   void (*silu_product)(const float* g, const float* u, float* y,
@@ -75,6 +83,11 @@ struct LinearKernels {
 };
 
 OPTIQ_DECLARE_SIMD(LinearKernels linear_kernels())
+#if defined(__x86_64__)
+namespace amx {
+LinearKernels linear_kernels();  // those of avx512 but for int8_many
+}
+#endif
 
 namespace ref {
 /// None: the scalar target runs the definitions.

@@ -5,9 +5,16 @@
 #include "optiq/base/parallel.h"
 #include "optiq/kernels/embedding/embedding.h"
 #include "optiq/kernels/guarded.h"
+#include "optiq/kernels/linear/input_rows.h"
+#include "optiq/kernels/linear/scratch.h"
 #include "optiq/kernels/testing.h"
 
 namespace optiq::kernels {
+#if defined(__x86_64__)
+namespace amx_model {
+LinearKernels linear_kernels();  // those of amx, its instructions as loops
+}
+#endif
 namespace {
 
 using namespace optiq::testing;
@@ -141,6 +148,49 @@ TEST(Linear, GivesTheBitsOfTheReferenceInInt8) {
     }
   }
 }
+
+#if defined(__x86_64__)
+TEST(Linear, TilesGiveTheBitsOfTheReferenceWithoutTheirInstructions) {
+  if (std::ranges::find(supported_simd_targets(), SimdTarget::kAvx512) ==
+      supported_simd_targets().end())
+    GTEST_SKIP() << "the loops around the tiles need AVX-512";
+  const LinearKernels kernels = amx_model::linear_kernels();
+  std::uint32_t seed = 1;
+  for (const QuantSpec& spec : all_specs()) {
+    if (spec.mode != QuantMode::kAffine) continue;
+    for (const auto& [M, N, K] : {Shape{9, 65, 128},
+                                  {16, 17, 384},
+                                  {33, 70, 640},
+                                  {17, 5, 2304},
+                                  {40, 33, 5120}}) {
+      const auto type = static_cast<FloatType>(++seed % 3);
+      SCOPED_TRACE(::testing::Message() << describe(spec) << " M " << M << " N " << N
+                                        << " K " << K << " type " << int(type));
+      const TestMatrix w = random_coded(N, K, spec, type, seed);
+      const Call call(M, w.view, seed);
+      std::vector<float> expected, y;
+      ref::linear_int8(call.x.data(), M, K, call.product(w.view, expected));
+      call.product(w.view, y);
+      InputForms forms(kernels, call.x.data(), M, K, Activation::kInt8);
+      forms.want(w.view);
+      forms.fill();
+      const InputRows& rows = forms.form_for(w.view);
+      Scratch scratch;
+      void* memory =
+          scratch.get(static_cast<std::size_t>(kernels.int8_many_scratch(rows)));
+      for (int begin = 0; begin < N; begin += kernels.panel_rows) {
+        const int end = std::min(N, begin + (seed % 2 ? N : kernels.panel_rows));
+        kernels.int8_many(w.view, rows, begin, end,
+                          {y.data() + begin, N, call.bias.data() + begin,
+                           call.residual.data() + begin},
+                          memory);
+        if (end == N) break;
+      }
+      expect_same_bits(y, expected);
+    }
+  }
+}
+#endif
 
 TEST(Linear, TakesOneGroupOrThreeOfThirtyTwo) {
   for (int bits : {2, 3, 4, 5, 6, 8})

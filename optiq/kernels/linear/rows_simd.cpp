@@ -41,7 +41,9 @@ void round_row(const float* x, const InputRows& rows, int m) {
   const int group_size = rows.group_size, blocks = group_size / 32;
   const int real_groups = rows.K / group_size;
   std::int8_t* codes = rows.codes + m * rows.stride;
-  const std::int64_t at = (std::int64_t)m * rows.groups;
+  const int together = rows.together;
+  const std::int64_t at =
+      (std::int64_t)(m / together) * rows.groups * together + m % together;
   const Order order = order_of(rows.bits);
   // The halves of a block lie 16 bytes apart for int8_many, and each in its lane of a
   // pair of vectors for int8_few.
@@ -76,9 +78,10 @@ void round_row(const float* x, const InputRows& rows, int m) {
       __builtin_memcpy(to + 16 * lanes, (const char*)&put + 16, 16);
     }
     const float step = !finite ? __builtin_nanf("") : zero ? 0 : largest_value / 127;
-    rows.steps[at + place] = step;
-    rows.whole_sums[at + place] = sum;
-    rows.sums[at + place] = step * (float)sum;
+    const std::int64_t to = at + (std::int64_t)place * together;
+    rows.steps[to] = step;
+    rows.whole_sums[to] = sum;
+    rows.sums[to] = step * (float)sum;
   }
 }
 
