@@ -91,6 +91,7 @@ mx::array Session::decode(int token) {
   if (on_chunk_) on_chunk_(1);
   mx::array row({logits.shape(1)}, logits.dtype(), nullptr, {});
   row.copy_shared_buffer(logits, {1}, logits.flags(), logits.data_size());
+  row.set_status(mx::array::Status::available);
   return row;
 }
 

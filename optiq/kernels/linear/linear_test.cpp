@@ -168,7 +168,7 @@ TEST(Linear, TilesGiveTheBitsOfTheReferenceWithoutTheirInstructions) {
                                         << " K " << K << " type " << int(type));
       const TestMatrix w = random_coded(N, K, spec, type, seed);
       const Call call(M, w.view, seed);
-      std::vector<float> expected, y;
+      GuardedFloats expected, y;
       ref::linear_int8(call.x.data(), M, K, call.product(w.view, expected));
       call.product(w.view, y);
       InputForms forms(kernels, call.x.data(), M, K, Activation::kInt8);
