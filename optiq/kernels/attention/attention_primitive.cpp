@@ -29,6 +29,10 @@ class AttentionBase : public FusedPrimitive {
       : FusedPrimitive(fused_stream(), "Attention", std::move(fallback)),
         settings_(std::move(settings)) {}
 
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
+    return {inputs[0].shape()};
+  }
+
  protected:
   struct Rows {
     mx::array q, k, v;
