@@ -124,6 +124,35 @@ TEST_P(Sessions, WhatWasForgottenLeavesNoTrace) {
   }
 }
 
+// Steps of one token replay the kernels of the one before.
+TEST_P(Sessions, StepsBetweenForksAndReturnsGiveTheLogitsOfAFreshSession) {
+  const std::vector<std::vector<int>> steps = {prompt_, {1}, {2}, {3}, {4}};
+  const auto then = [&](std::vector<std::vector<int>> more) {
+    auto calls = steps;
+    calls.insert(calls.end(), more.begin(), more.end());
+    return calls;
+  };
+  for (const Kind& kind : kinds()) {
+    SCOPED_TRACE(kind.name);
+    Session first(model(), kind.options);
+    for (const auto& step : steps) fed(first, step);
+    first.take_snapshot();
+    Session second = first.fork();
+    for (const int token : {5, 6, 7}) fed(first, {token});
+    for (const int token : {8, 9}) fed(second, {token});
+    EXPECT_EQ(fed(first, {10}),
+              fresh(model(), kind.options, then({{5}, {6}, {7}, {10}})));
+    EXPECT_EQ(fed(second, {11}), fresh(model(), kind.options, then({{8}, {9}, {11}})));
+    first.truncate(154);
+    fed(first, few_);
+    fed(first, {12});
+    EXPECT_EQ(fed(first, {13}), fresh(model(), kind.options, then({few_, {12}, {13}})));
+    first.truncate(154);
+    fed(first, {14});
+    EXPECT_EQ(fed(first, {15}), fresh(model(), kind.options, then({{14}, {15}})));
+  }
+}
+
 TEST_P(Sessions, OnlyHybridsNeedASnapshot) {
   Session session(model(), coded(kv_format("affine", 4, 64), kv_format("turbo", 4, 0)));
   fed(session, prompt_);
