@@ -4,6 +4,7 @@
 // second level cache: [chain][column / 16][row of W]. One chain of the definition
 // (linear.h) stays in the first level cache while all of x goes by in tiles of
 // kTileRows rows, whose sums are in registers and join the totals at the chain's end.
+// Several panels share a pass over x, for x itself may come from memory.
 // Source: the loop order of Goto and van de Geijn 2008, "Anatomy of high-performance
 // matrix multiplication", with the panel of W innermost.
 #include "optiq/kernels/linear/exact_weights.h"
@@ -14,6 +15,7 @@ namespace {
 constexpr int kVectors = 2;
 constexpr int kPanelRows = kVectors * kLanes;
 constexpr int kTileRows = kLanes == 8 ? 6 : 12;
+constexpr int kMostPanels = 64 / kPanelRows;  // that share one pass over x
 
 // A chain's floats in the panel; not a power of two, so that the 16 chains written
 // together fall into different sets of the cache.
@@ -78,29 +80,38 @@ OPTIQ_INLINE void multiply_tile(const float* w, const float* const* x, int steps
     }
 }
 
+// Panels side by side, and the sums of their rows.
+struct Panels {
+  int n;
+  float* data;
+  std::int64_t size;            // of each panel
+  float (*totals)[kPanelRows];  // [n][M]
+};
+
+// Rows of x from m on, as many tiles of kM as there are; gives the row after them.
 template <int kM>
-int multiply_tiles(const float* w, const InputRows& rows, int m, std::int64_t begin,
-                   int steps, float (*totals)[kPanelRows]) {
+int multiply_tiles(const Panels& panels, const InputRows& rows, int m, int chain,
+                   std::int64_t begin, int columns) {
+  const int steps = columns / kExactChains;
   for (; m + kM <= rows.M; m += kM) {
     const float* x[kM];
-    for (int i = 0; i < kM; ++i) x[i] = rows.values + (m + i) * rows.stride + begin;
-    multiply_tile<kM>(w, x, steps, totals + m);
+    for (int i = 0; i < kM; ++i)
+      x[i] = rows.values + (m + i) * rows.stride + begin + chain * steps;
+    for (int p = 0; p < panels.n; ++p)
+      multiply_tile<kM>(panels.data + p * panels.size + chain * chain_size(columns), x,
+                        steps, panels.totals + (std::int64_t)p * rows.M + m);
   }
   return m;
 }
 
-// One chain's share of the block that comes after the present one.
+// One chain's share of `n` rows of W, columns from `begin` on.
 template <class Row>
-OPTIQ_INLINE void prefetch_next(const MatrixView& w, int n0, std::int64_t begin,
-                                int chain) {
-  if (begin >= w.K) {
-    begin = 0;
-    n0 += kPanelRows;
-  }
-  constexpr int kShare = (kPanelRows + kExactChains - 1) / kExactChains;
-  for (int r = chain * kShare; r < (chain + 1) * kShare && n0 + r < w.N; ++r) {
+OPTIQ_INLINE void prefetch_share(const MatrixView& w, int n0, int n, std::int64_t begin,
+                                 int chain) {
+  const int share = (n + kExactChains - 1) / kExactChains;
+  const std::int64_t end = begin + kExactBlock < w.K ? begin + kExactBlock : w.K;
+  for (int r = chain * share; r < (chain + 1) * share && n0 + r < w.N; ++r) {
     const Row row = Row::of(w, n0 + r);
-    const std::int64_t end = begin + kExactBlock < w.K ? begin + kExactBlock : w.K;
     prefetch_far(row.at(begin), row.at(end) - row.at(begin));
   }
 }
@@ -108,37 +119,50 @@ OPTIQ_INLINE void prefetch_next(const MatrixView& w, int n0, std::int64_t begin,
 template <class Row>
 void many(const MatrixView& w, const InputRows& rows, int n_begin, int n_end,
           const Output& out, float* scratch) {
-  float(*totals)[kPanelRows] = (float(*)[kPanelRows])scratch;
-  float* panel = scratch + (std::int64_t)rows.M * kPanelRows;
-  for (int n0 = n_begin; n0 < n_end; n0 += kPanelRows) {
-    const int valid = n_end - n0 < kPanelRows ? n_end - n0 : kPanelRows;
-    __builtin_memset(totals, 0, sizeof(float) * (std::size_t)rows.M * kPanelRows);
+  constexpr int kTogether = kMostPanels * kPanelRows;
+  Panels panels;
+  panels.totals = (float(*)[kPanelRows])scratch;
+  panels.data = scratch + (std::int64_t)rows.M * kTogether;
+  panels.size = kExactChains * chain_size(kExactBlock);
+  for (int n0 = n_begin; n0 < n_end; n0 += kTogether) {
+    const int valid = n_end - n0 < kTogether ? n_end - n0 : kTogether;
+    const auto valid_in = [&](int p) {
+      const int left = valid - p * kPanelRows;
+      return left < kPanelRows ? left : kPanelRows;
+    };
+    panels.n = (valid + kPanelRows - 1) / kPanelRows;
+    __builtin_memset(panels.totals, 0,
+                     sizeof(float) * (std::size_t)rows.M * kPanelRows * panels.n);
     for (std::int64_t begin = 0; begin < rows.stride; begin += kExactBlock) {
       const int columns =
           (int)(rows.stride - begin < kExactBlock ? rows.stride - begin : kExactBlock);
-      fill_panel<Row>(w, n0, valid, begin, columns, panel);
-      const int steps = columns / kExactChains;
+      for (int p = 0; p < panels.n; ++p)
+        fill_panel<Row>(w, n0 + p * kPanelRows, valid_in(p), begin, columns,
+                        panels.data + p * panels.size);
+      const bool last = begin + kExactBlock >= w.K;
       for (int chain = 0; chain < kExactChains; ++chain) {
-        prefetch_next<Row>(w, n0, begin + kExactBlock, chain);
-        const float* part = panel + chain * chain_size(columns);
-        const std::int64_t from = begin + chain * steps;
-        int m = multiply_tiles<kTileRows>(part, rows, 0, from, steps, totals);
+        // What the next panels are made of comes meanwhile.
+        prefetch_share<Row>(w, last ? n0 + kTogether : n0, kTogether,
+                            last ? 0 : begin + kExactBlock, chain);
+        int m = multiply_tiles<kTileRows>(panels, rows, 0, chain, begin, columns);
         if constexpr (kTileRows > 8)
-          m = multiply_tiles<8>(part, rows, m, from, steps, totals);
-        m = multiply_tiles<4>(part, rows, m, from, steps, totals);
-        m = multiply_tiles<2>(part, rows, m, from, steps, totals);
-        multiply_tiles<1>(part, rows, m, from, steps, totals);
+          m = multiply_tiles<8>(panels, rows, m, chain, begin, columns);
+        m = multiply_tiles<4>(panels, rows, m, chain, begin, columns);
+        m = multiply_tiles<2>(panels, rows, m, chain, begin, columns);
+        multiply_tiles<1>(panels, rows, m, chain, begin, columns);
       }
     }
-    for (int m = 0; m < rows.M; ++m)
-      store_sums<kPanelRows>(totals[m], m, n0 - n_begin, valid, out);
+    for (int p = 0; p < panels.n; ++p)
+      for (int m = 0; m < rows.M; ++m)
+        store_sums<kPanelRows>(panels.totals[(std::int64_t)p * rows.M + m], m,
+                               n0 + p * kPanelRows - n_begin, valid_in(p), out);
   }
 }
 
 }  // namespace
 
 std::int64_t exact_many_scratch(const InputRows& rows) {
-  return 4 *
+  return 4 * kMostPanels *
          (kPanelRows * (std::int64_t)rows.M + kExactChains * chain_size(kExactBlock));
 }
 
