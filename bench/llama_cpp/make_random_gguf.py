@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes a GGUF file of Qwen3-0.6B's shape with random Q4_0 weights.
+"""Writes a GGUF file of a real shape with random Q4_0 weights.
 
-    bench/llama_cpp/make_random_gguf.py FILE [--head q4_0|q6_k]
+    bench/llama_cpp/make_random_gguf.py SHAPE FILE [--head q4_0|q6_k]
 
-The counterpart of `scripts/make-random-model qwen3-0.6b`: the same matrices, 4.5 bits a
+The counterpart of `scripts/make-random-model SHAPE`: the same matrices, 4.5 bits a
 weight in both. llama.cpp's own converter keeps the embedding, which is the head too, at
 6 bits (`--head q6_k`); the comparison uses q4_0, so that both read the same bytes.
 
@@ -14,8 +14,14 @@ import argparse
 import random
 import struct
 
-LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 28, 1024, 16, 8, 128
-INTERMEDIATE, VOCABULARY = 3072, 151936
+SHAPES = {
+    "qwen3-0.6b": dict(
+        architecture="qwen3", layers=28, hidden=1024, heads=16, kv_heads=8, head_dim=128,
+        intermediate=3072, vocabulary=151936, eps=1e-6, rope_theta=1e6, qk_norm=True),
+    "llama-3.2-1b": dict(
+        architecture="llama", layers=16, hidden=2048, heads=32, kv_heads=8, head_dim=64,
+        intermediate=8192, vocabulary=128256, eps=1e-5, rope_theta=5e5, qk_norm=False),
+}
 F32, Q4_0, Q6_K = 0, 2, 14  # ggml_type
 UINT32, FLOAT32, STRING = 4, 6, 8  # gguf value types
 ALIGNMENT = 32
@@ -28,24 +34,27 @@ def text(value):
     return struct.pack("<Q", len(value)) + value.encode()
 
 
-def metadata():
+def metadata(shape):
+    architecture = shape["architecture"]
     pairs = [
-        ("general.architecture", STRING, "qwen3"),
+        ("general.architecture", STRING, architecture),
         ("general.name", STRING, "random weights"),
         ("general.file_type", UINT32, 2),
-        ("qwen3.context_length", UINT32, 40960),
-        ("qwen3.embedding_length", UINT32, HIDDEN),
-        ("qwen3.block_count", UINT32, LAYERS),
-        ("qwen3.feed_forward_length", UINT32, INTERMEDIATE),
-        ("qwen3.attention.head_count", UINT32, HEADS),
-        ("qwen3.attention.head_count_kv", UINT32, KV_HEADS),
-        ("qwen3.attention.key_length", UINT32, HEAD_DIM),
-        ("qwen3.attention.value_length", UINT32, HEAD_DIM),
-        ("qwen3.attention.layer_norm_rms_epsilon", FLOAT32, 1e-6),
-        ("qwen3.rope.freq_base", FLOAT32, 1e6),
-        ("qwen3.vocab_size", UINT32, VOCABULARY),
         ("tokenizer.ggml.model", STRING, "none"),
-    ]
+    ] + [(f"{architecture}.{key}", kind, value) for key, kind, value in [
+        ("context_length", UINT32, 131072),
+        ("embedding_length", UINT32, shape["hidden"]),
+        ("block_count", UINT32, shape["layers"]),
+        ("feed_forward_length", UINT32, shape["intermediate"]),
+        ("attention.head_count", UINT32, shape["heads"]),
+        ("attention.head_count_kv", UINT32, shape["kv_heads"]),
+        ("attention.key_length", UINT32, shape["head_dim"]),
+        ("attention.value_length", UINT32, shape["head_dim"]),
+        ("attention.layer_norm_rms_epsilon", FLOAT32, shape["eps"]),
+        ("rope.freq_base", FLOAT32, shape["rope_theta"]),
+        ("rope.dimension_count", UINT32, shape["head_dim"]),
+        ("vocab_size", UINT32, shape["vocabulary"]),
+    ]]
     packed = b""
     for key, kind, value in pairs:
         packed += text(key) + struct.pack("<I", kind)
@@ -54,23 +63,27 @@ def metadata():
     return len(pairs), packed
 
 
-def tensors(head):
+def tensors(shape, head):
     """(name, type, rows, columns), rows 0 for a vector."""
-    yield "token_embd.weight", head, VOCABULARY, HIDDEN
-    for layer in range(LAYERS):
+    hidden, intermediate = shape["hidden"], shape["intermediate"]
+    q_rows = shape["heads"] * shape["head_dim"]
+    kv_rows = shape["kv_heads"] * shape["head_dim"]
+    yield "token_embd.weight", head, shape["vocabulary"], hidden
+    for layer in range(shape["layers"]):
         name = f"blk.{layer}."
-        yield name + "attn_norm.weight", F32, 0, HIDDEN
-        yield name + "attn_q.weight", Q4_0, HEADS * HEAD_DIM, HIDDEN
-        yield name + "attn_k.weight", Q4_0, KV_HEADS * HEAD_DIM, HIDDEN
-        yield name + "attn_v.weight", Q4_0, KV_HEADS * HEAD_DIM, HIDDEN
-        yield name + "attn_output.weight", Q4_0, HIDDEN, HEADS * HEAD_DIM
-        yield name + "attn_q_norm.weight", F32, 0, HEAD_DIM
-        yield name + "attn_k_norm.weight", F32, 0, HEAD_DIM
-        yield name + "ffn_norm.weight", F32, 0, HIDDEN
-        yield name + "ffn_gate.weight", Q4_0, INTERMEDIATE, HIDDEN
-        yield name + "ffn_up.weight", Q4_0, INTERMEDIATE, HIDDEN
-        yield name + "ffn_down.weight", Q4_0, HIDDEN, INTERMEDIATE
-    yield "output_norm.weight", F32, 0, HIDDEN
+        yield name + "attn_norm.weight", F32, 0, hidden
+        yield name + "attn_q.weight", Q4_0, q_rows, hidden
+        yield name + "attn_k.weight", Q4_0, kv_rows, hidden
+        yield name + "attn_v.weight", Q4_0, kv_rows, hidden
+        yield name + "attn_output.weight", Q4_0, hidden, q_rows
+        if shape["qk_norm"]:
+            yield name + "attn_q_norm.weight", F32, 0, shape["head_dim"]
+            yield name + "attn_k_norm.weight", F32, 0, shape["head_dim"]
+        yield name + "ffn_norm.weight", F32, 0, hidden
+        yield name + "ffn_gate.weight", Q4_0, intermediate, hidden
+        yield name + "ffn_up.weight", Q4_0, intermediate, hidden
+        yield name + "ffn_down.weight", Q4_0, hidden, intermediate
+    yield "output_norm.weight", F32, 0, hidden
 
 
 def row(kind, columns, generator):
@@ -89,20 +102,22 @@ def row(kind, columns, generator):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("file")
     parser.add_argument("--head", choices=("q4_0", "q6_k"), default="q4_0")
     arguments = parser.parse_args()
     bytes_per_value = {F32: 4, Q4_0: 18 / 32, Q6_K: 210 / 256}
 
-    listed = list(tensors(Q4_0 if arguments.head == "q4_0" else Q6_K))
+    shape = SHAPES[arguments.shape]
+    listed = list(tensors(shape, Q4_0 if arguments.head == "q4_0" else Q6_K))
     infos, offset = b"", 0
     for name, kind, rows, columns in listed:
-        shape = [columns, rows] if rows else [columns]  # ggml: fastest first
-        infos += text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+        sizes = [columns, rows] if rows else [columns]  # ggml: fastest first
+        infos += text(name) + struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes)
         infos += struct.pack("<IQ", kind, offset)
         offset += int(columns * max(rows, 1) * bytes_per_value[kind])
         offset += -offset % ALIGNMENT
-    n_pairs, pairs = metadata()
+    n_pairs, pairs = metadata(shape)
     header = b"GGUF" + struct.pack("<IQQ", 3, len(listed), n_pairs) + pairs + infos
 
     generator = random.Random(1)
