@@ -3,9 +3,9 @@
 //   llama_speed MODEL.gguf PROMPT DECODE THREADS [KV [DEPTH,...]]
 //
 // KV: f16 (default), q8_0 or q4_0, always with flash attention. A depth is reached by
-// handing back the saved state of 512 tokens, repeated: reading a long prompt would take
-// an hour. Built and run by scripts/nightly/compare-llama-cpp. As its own llama-bench
-// does, one short run warms it up.
+// handing back the saved state of 512 tokens, repeated: reading a long prompt would
+// take an hour. Built and run by scripts/nightly/compare-llama-cpp. As its own
+// llama-bench does, one short run warms it up.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>

@@ -85,19 +85,52 @@ void round_row(const float* x, const InputRows& rows, int m) {
   }
 }
 
+namespace {
+
+// Columns [begin, begin + columns) of x in the order of the format, zeros past K.
+void order_columns(const float* x, const InputRows& rows, std::int64_t begin,
+                          int columns, float* to) {
+  std::int32_t order[32];
+  for (int i = 0; i < 32; ++i) order[i] = code_at(rows.bits, i);
+  for (int c = 0; c < columns; c += 32) {
+    const float* block = x + begin + c;
+    const std::int64_t left = rows.K - begin - c;
+    for (int i = 0; i < 32; ++i) to[c + i] = order[i] < left ? block[order[i]] : 0.0f;
+  }
+}
+
+// [step][chain] becomes [chain][step].
+void turn(const float* from, int steps, float* to) {
+  int step = 0;
+  for (; step + kLanes <= steps; step += kLanes)
+    for (int chain = 0; chain < kExactChains; chain += kLanes) {
+      VecInt tile[kLanes];
+      for (int i = 0; i < kLanes; ++i)
+        tile[i] = (VecInt)load(from + (step + i) * kExactChains + chain);
+      transpose(tile);
+      for (int i = 0; i < kLanes; ++i)
+        store(to + (chain + i) * steps + step, (Vec)tile[i]);
+    }
+  for (; step < steps; ++step)
+    for (int chain = 0; chain < kExactChains; ++chain)
+      to[chain * steps + step] = from[step * kExactChains + chain];
+}
+
+}  // namespace
+
 // kExact for many rows of x: [block of 1024][chain][column / 16].
 void arrange_row(const float* x, const InputRows& rows, int m) {
   float* to = rows.values + m * rows.stride;
   for (std::int64_t begin = 0; begin < rows.stride; begin += kExactBlock) {
     const std::int64_t left = rows.stride - begin;
     const int columns = (int)(left < kExactBlock ? left : kExactBlock);
-    const int steps = columns / kExactChains;
-    for (int c = 0; c < columns; ++c) {
-      const std::int64_t at = begin + c;
-      const std::int64_t from = at / 32 * 32 + code_at(rows.bits, (int)(at % 32));
-      const int position = rows.few ? c : c % kExactChains * steps + c / kExactChains;
-      to[begin + position] = from < rows.K ? x[from] : 0.0f;
+    if (rows.few) {
+      order_columns(x, rows, begin, columns, to + begin);
+      continue;
     }
+    alignas(64) float ordered[kExactBlock];
+    order_columns(x, rows, begin, columns, ordered);
+    turn(ordered, columns / kExactChains, to + begin);
   }
 }
 
