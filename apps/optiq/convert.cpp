@@ -110,10 +110,11 @@ void print(const convert::Result& result, Output& out) {
     mix += fmt::format(
         "{}{} bits {:.1f} %", mix.empty() ? "" : ", ", bits,
         100.0 * static_cast<double>(params) / static_cast<double>(result.params));
-  out.print("{}\n{}\n", table.text(),
-            result.kl_mean
-                ? "KL(reference || quantized) in nats per token on held-out text."
-                : "The model was not run: without --skip-baselines its KL is measured.");
+  out.print(
+      "{}\n{}\n", table.text(),
+      result.kl_mean
+          ? "KL(reference || quantized) in nats per token on held-out text."
+          : "The model was not run: without --skip-baselines its KL is measured.");
   out.print("allocation: {}; weights by width: {}; {:.3f} bits on average\n",
             result.chosen, mix, result.bpw);
   out.print("{}: {} in {}\n", result.output.string(),

@@ -239,9 +239,9 @@ Contender fill(const checkpoint::Checkpoint& source, Encoder& encoder,
     items.push_back(std::move(item));
   }
   if (items.empty()) return start;
-  Contender next{start.label + ", filled",
-                 solve(source, encoder.matrices(), items, budget, tie_fused, start.plan),
-                 0};
+  Contender next{
+      start.label + ", filled",
+      solve(source, encoder.matrices(), items, budget, tie_fused, start.plan), 0};
   if (next.plan == start.plan) return start;
   for (Contender* contender : {&start, &next}) {
     if (contender->kl > 0) continue;

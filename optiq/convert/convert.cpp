@@ -119,8 +119,7 @@ std::vector<Contender> contenders(const Options& options, Session& session,
   };
   const bool both = options.protection == Protection::kAuto;
   if (both || options.protection == Protection::kOff) add(false);
-  if (both || options.protection == Protection::kOn)
-    add(true);
+  if (both || options.protection == Protection::kOn) add(true);
   if (!measured) return {all.back()};
   for (Contender& uniform : uniform_contenders(session.source(), matrices, budget,
                                                options.mode, options.candidate_bits))

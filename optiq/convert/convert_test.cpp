@@ -150,7 +150,6 @@ TEST_F(Convert, ProtectionIsStatedAndCanBeSwitched) {
 
 TEST_F(Convert, TiedProjectionsShareTheirWidthAfterRefinementToo) {
   Options o = options("tied");
-  o.candidate_bits = {3, 4, 5, 6, 8};
   o.tie_fused = true;
   std::map<std::string, QuantSpec> spec_of;
   for (const LayerResult& layer : convert(o).layers) spec_of[layer.name] = *layer.spec;

@@ -82,13 +82,13 @@ struct LayerResult {
 
 struct Result {
   std::filesystem::path output;
-  std::int64_t bytes = 0;   // of all weight files
-  std::int64_t params = 0;  // of the written model
-  double bpw = 0;           // average bits of quantized weights
-  double bpw_disk = 0;      // 8 bytes / params
+  std::int64_t bytes = 0;         // of all weight files
+  std::int64_t params = 0;        // of the written model
+  double bpw = 0;                 // average bits of quantized weights
+  double bpw_disk = 0;            // 8 bytes / params
   std::optional<double> kl_mean;  // on held-out windows of the calibration's kind;
   std::optional<double> kl_p99;   // none where the model was not run
-  std::string chosen;  // which allocation won the joint verification
+  std::string chosen;             // which allocation won the joint verification
   sensitivity::Reference reference = sensitivity::Reference::kBf16;
   std::map<std::string, Baseline> baselines;
   std::vector<LayerResult> layers;

@@ -85,8 +85,7 @@ sensitivity::Reference choose_reference(ReferenceChoice choice,
 
 }  // namespace
 
-Session::Session(const Options& options)
-    : source_(open_source(options)) {
+Session::Session(const Options& options) : source_(open_source(options)) {
   if (options.runs_the_model()) calibration_ = draw_calibration(options);
   const MlxForm form(source_);
   for (const std::string& name : form.tensors()) {

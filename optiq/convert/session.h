@@ -34,8 +34,8 @@ class Session {
   /// Costs in the form of measured ones that need no text: a layer's place times the
   /// error of each format, that of its own weights for method `static`, else that of
   /// Gaussian ones.
-  sensitivity::Sensitivities static_sensitivities(
-      const std::vector<QuantSpec>& formats, const Options& options);
+  sensitivity::Sensitivities static_sensitivities(const std::vector<QuantSpec>& formats,
+                                                  const Options& options);
 
  private:
   checkpoint::Checkpoint source_;

@@ -42,8 +42,9 @@ std::vector<float> float_values(const kernels::LinearWeight& w) {
   return {data, data + values.size()};
 }
 
-void for_each_row_block(const kernels::LinearWeight& w,
-                        const std::function<void(int first, std::span<const float>)>& f) {
+void for_each_row_block(
+    const kernels::LinearWeight& w,
+    const std::function<void(int first, std::span<const float>)>& f) {
   const int N = w.output_dim(), K = w.input_dim();
   const int rows = w.quantized() ? N : std::max(1, kBlockValues / K);
   for (int first = 0; first < N; first += rows) {

@@ -14,8 +14,9 @@ std::vector<float> float_values(const kernels::LinearWeight& w);
 
 /// Calls `f` with the values of some rows [n, K] from row `first` on, until all rows
 /// have been seen: a dense matrix is never held whole in float32.
-void for_each_row_block(const kernels::LinearWeight& w,
-                        const std::function<void(int first, std::span<const float>)>& f);
+void for_each_row_block(
+    const kernels::LinearWeight& w,
+    const std::function<void(int first, std::span<const float>)>& f);
 
 /// The float type that scales of this matrix are stored in: its own, or that of its
 /// scales.

@@ -121,8 +121,8 @@ models::Batch DivergenceMeter::batch(const Group& group) const {
 }
 
 int DivergenceMeter::head_rows() const {
-  return std::max(1, static_cast<int>(kLogitBytes / sizeof(float)) /
-                         model_.config().vocab_size);
+  return std::max(
+      1, static_cast<int>(kLogitBytes / sizeof(float)) / model_.config().vocab_size);
 }
 
 bool DivergenceMeter::fits_memory(std::int64_t rows) const {
