@@ -227,21 +227,26 @@ Contender refine(const checkpoint::Checkpoint& source, Encoder& encoder,
 Contender fill(const checkpoint::Checkpoint& source, Encoder& encoder,
                sensitivity::DivergenceMeter& meter, const Sensitivities& sensitivities,
                const PlanBudget& budget, Contender start, bool tie_fused) {
+  const std::vector<Matrix>& matrices = encoder.matrices();
   std::vector<Item> items;
   for (const auto& layer : sensitivities.layers) {
     const auto& current = start.plan.at(layer.name);
-    const auto now = std::ranges::find_if(
-        layer.formats, [&](const auto& cost) { return current == cost.spec; });
-    if (now == layer.formats.end()) continue;
-    Item item{layer.name, layer.params, {}, 1};
-    for (auto cost = now; cost != layer.formats.end(); ++cost)
-      item.choices.push_back({cost->spec, cost->bytes, cost->kl});
+    if (!current) continue;
+    const Matrix& matrix = *std::ranges::find(matrices, layer.name, &Matrix::path);
+    Item item{layer.name, layer.params, {{*current, matrix.bytes(current), 0}}, 1};
+    // A uniform plan may have groups that were not measured: then the measured format
+    // of as many bits stands for its divergence.
+    std::optional<double> kl;
+    for (const auto& cost : layer.formats) {
+      if (cost.spec.bits == current->bits) kl = cost.kl;
+      if (cost.spec.bits > current->bits && kl)
+        item.choices.push_back({cost.spec, matrix.bytes(cost.spec), cost.kl - *kl});
+    }
     items.push_back(std::move(item));
   }
   if (items.empty()) return start;
-  Contender next{
-      start.label + ", filled",
-      solve(source, encoder.matrices(), items, budget, tie_fused, start.plan), 0};
+  Contender next{start.label + ", filled",
+                 solve(source, matrices, items, budget, tie_fused, start.plan), 0};
   if (next.plan == start.plan) return start;
   for (Contender* contender : {&start, &next}) {
     if (contender->kl > 0) continue;
