@@ -434,6 +434,14 @@ TEST_F(Cli, ConvertGoesOnWhereAKilledRunStoodAndCleansUpBehindIt) {
   for (const auto& entry : fs::directory_iterator(file("deep")))
     left.push_back(entry.path().filename());
   EXPECT_EQ(left, std::vector<std::string>{"out"});
+  // What was measured before and after the break is what one run measures.
+  auto unbroken = arguments;
+  unbroken[3] = file("unbroken");
+  EXPECT_EQ(run(unbroken).status, 0);
+  for (const char* name : {"model.safetensors", "optiq/sensitivity.json"})
+    EXPECT_TRUE(read_text(file("deep/out") / name) ==
+                read_text(file("unbroken") / name))
+        << name;
 }
 
 TEST_F(Cli, AClosedStreamIsNeverAnotherFile) {

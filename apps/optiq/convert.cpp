@@ -53,6 +53,10 @@ std::int64_t size_of(const std::string& text) {
   }
 }
 
+nlohmann::ordered_json number_or_null(const std::optional<double>& value) {
+  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
+}
+
 nlohmann::ordered_json summary_of(const convert::Result& result) {
   nlohmann::ordered_json baselines = nlohmann::ordered_json::object(), layers;
   for (const auto& [name, b] : result.baselines)
@@ -76,8 +80,8 @@ nlohmann::ordered_json summary_of(const convert::Result& result) {
           {"params", result.params},
           {"bpw", result.bpw},
           {"bpw_disk", result.bpw_disk},
-          {"kl_mean", result.kl_mean},
-          {"kl_p99", result.kl_p99},
+          {"kl_mean", number_or_null(result.kl_mean)},
+          {"kl_p99", number_or_null(result.kl_p99)},
           {"allocation", result.chosen},
           {"reference", sensitivity::name(result.reference)},
           {"baselines", baselines},
@@ -89,10 +93,11 @@ nlohmann::ordered_json summary_of(const convert::Result& result) {
 void print(const convert::Result& result, Output& out) {
   Table table({"model", ">MB", ">bits/weight on disk", ">mean KL", ">p99 KL"});
   const auto row = [&](const std::string& name, std::int64_t bytes, double bpw,
-                       double mean, double p99) {
+                       std::optional<double> mean, std::optional<double> p99) {
     table.add_row({name, fmt::format("{:.2f}", static_cast<double>(bytes) / 1e6),
-                   fmt::format("{:.3f}", bpw), fmt::format("{:.5f}", mean),
-                   fmt::format("{:.4f}", p99)});
+                   fmt::format("{:.3f}", bpw),
+                   mean ? fmt::format("{:.5f}", *mean) : "-",
+                   p99 ? fmt::format("{:.4f}", *p99) : "-"});
   };
   for (const auto& [name, b] : result.baselines)
     row(name + " (MLX rounding)", b.bytes, b.bpw_disk, b.kl_mean, b.kl_p99);
@@ -105,8 +110,11 @@ void print(const convert::Result& result, Output& out) {
     mix += fmt::format(
         "{}{} bits {:.1f} %", mix.empty() ? "" : ", ", bits,
         100.0 * static_cast<double>(params) / static_cast<double>(result.params));
-  out.print("{}\nKL(reference || quantized) in nats per token on held-out text.\n",
-            table.text());
+  out.print(
+      "{}\n{}\n", table.text(),
+      result.kl_mean
+          ? "KL(reference || quantized) in nats per token on held-out text."
+          : "The model was not run: without --skip-baselines its KL is measured.");
   out.print("allocation: {}; weights by width: {}; {:.3f} bits on average\n",
             result.chosen, mix, result.bpw);
   out.print("{}: {} in {}\n", result.output.string(),
@@ -190,7 +198,8 @@ Run add_convert(CLI::App& app) {
   app.add_option("--mode", flags->mode, "affine, mxfp4, mxfp8 or nvfp4")
       ->capture_default_str();
   app.add_option("--method", flags->method,
-                 "optiq (measured), static (by a layer's place) or uniform")
+                 "optiq (measured), static (by a layer's place and rounding error, "
+                 "without running the model) or uniform")
       ->capture_default_str();
   app.add_option("--reference", flags->reference,
                  "What layers are measured against: auto, bf16 or uniform_4bit")
@@ -220,7 +229,8 @@ Run add_convert(CLI::App& app) {
   app.add_flag("--no-refine", flags->no_refine,
                "Skip the second measurement around the chosen allocation");
   app.add_flag("--skip-baselines", o.skip_baselines,
-               "Do not measure uniform widths for comparison");
+               "Do not measure uniform widths for comparison; static and uniform then "
+               "run no model at all");
   app.add_flag("--resume", o.resume, "Go on with what an interrupted run has measured");
   return [flags](Context& context) { run_convert(*flags, context); };
 }

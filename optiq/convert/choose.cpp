@@ -155,7 +155,7 @@ Contender verify_jointly(Encoder& encoder, sensitivity::DivergenceMeter& meter,
 Contender refine(const checkpoint::Checkpoint& source, Encoder& encoder,
                  sensitivity::DivergenceMeter& meter,
                  const Sensitivities& sensitivities, const PlanBudget& budget,
-                 Contender start, int rounds, int step_windows) {
+                 Contender start, bool tie_fused, int rounds, int step_windows) {
   const std::vector<Matrix>& matrices = encoder.matrices();
   const auto joint = [&](const Plan& plan) {
     encoder.apply(plan);
@@ -207,7 +207,8 @@ Contender refine(const checkpoint::Checkpoint& source, Encoder& encoder,
         for (sensitivity::Choice& choice : item.choices)
           if (choice.cost > 0) choice.cost *= caution;
       Contender next{start.label + ", refined",
-                     solve(source, matrices, weighed, budget, false, start.plan), 0};
+                     solve(source, matrices, weighed, budget, tie_fused, start.plan),
+                     0};
       if (next.plan == start.plan) break;
       next.kl = joint(next.plan);
       if (next.kl < start.kl) {
@@ -221,6 +222,40 @@ Contender refine(const checkpoint::Checkpoint& source, Encoder& encoder,
   }
   encoder.restore();
   return start;
+}
+
+Contender fill(const checkpoint::Checkpoint& source, Encoder& encoder,
+               sensitivity::DivergenceMeter& meter, const Sensitivities& sensitivities,
+               const PlanBudget& budget, Contender start, bool tie_fused) {
+  const std::vector<Matrix>& matrices = encoder.matrices();
+  std::vector<Item> items;
+  for (const auto& layer : sensitivities.layers) {
+    const auto& current = start.plan.at(layer.name);
+    if (!current) continue;
+    const Matrix& matrix = *std::ranges::find(matrices, layer.name, &Matrix::path);
+    Item item{layer.name, layer.params, {{*current, matrix.bytes(current), 0}}, 1};
+    // A uniform plan may have groups that were not measured: then the measured format
+    // of as many bits stands for its divergence.
+    std::optional<double> kl;
+    for (const auto& cost : layer.formats) {
+      if (cost.spec.bits == current->bits) kl = cost.kl;
+      if (cost.spec.bits > current->bits && kl)
+        item.choices.push_back({cost.spec, matrix.bytes(cost.spec), cost.kl - *kl});
+    }
+    items.push_back(std::move(item));
+  }
+  if (items.empty()) return start;
+  Contender next{start.label + ", filled",
+                 solve(source, matrices, items, budget, tie_fused, start.plan), 0};
+  if (next.plan == start.plan) return start;
+  for (Contender* contender : {&start, &next}) {
+    if (contender->kl > 0) continue;
+    encoder.apply(contender->plan);
+    meter.restart();
+    contender->kl = meter.measure().mean;
+  }
+  encoder.restore();
+  return next.kl < start.kl ? next : start;
 }
 
 }  // namespace optiq::convert

@@ -62,7 +62,17 @@ Contender verify_jointly(Encoder& encoder, sensitivity::DivergenceMeter& meter,
 Contender refine(const checkpoint::Checkpoint& source, Encoder& encoder,
                  sensitivity::DivergenceMeter& meter,
                  const sensitivity::Sensitivities& sensitivities,
-                 const PlanBudget& budget, Contender start, int rounds,
+                 const PlanBudget& budget, Contender start, bool tie_fused, int rounds,
                  int step_windows);
+
+/// Spends what a plan leaves of the budget on wider formats of single layers, if the
+/// model as a whole then measures better: a plan stays a layer or more below its budget
+/// only where spending the rest does harm.
+///
+/// Cost      at most two joint measurements
+Contender fill(const checkpoint::Checkpoint& source, Encoder& encoder,
+               sensitivity::DivergenceMeter& meter,
+               const sensitivity::Sensitivities& sensitivities,
+               const PlanBudget& budget, Contender start, bool tie_fused);
 
 }  // namespace optiq::convert

@@ -32,6 +32,23 @@ int anchor_windows(int n) { return std::max(8, n / 2); }
 int ratio_windows(int n) { return std::max(3, n / 6); }
 int step_windows(int n) { return std::max(3, n / 6); }
 
+// What a conversion may hold beside the model that it runs. Where the model's own
+// weights do not fit, everything held is a small share of them: then the 4-bit copy is
+// the largest part.
+struct Memory {
+  std::int64_t logits = 4LL << 30;        // of each reference
+  std::int64_t encoded_kept = 2LL << 30;  // encoded tensors, for their next use
+  std::uint64_t freed_kept = 512 << 20;   // by the allocator
+
+  explicit Memory(const Session& session) {
+    if (session.reference() != sensitivity::Reference::kUniform4Bit) return;
+    const auto share = static_cast<std::int64_t>(session.source().tensor_bytes() / 16);
+    logits = std::min(logits, share);
+    encoded_kept = std::min(encoded_kept, share);
+    freed_kept = std::min(freed_kept, static_cast<std::uint64_t>(share));
+  }
+};
+
 std::vector<QuantSpec> candidate_formats(const Options& options) {
   std::vector<int> bits = options.candidate_bits;
   std::ranges::sort(bits);
@@ -91,18 +108,19 @@ std::vector<Contender> contenders(const Options& options, Session& session,
                                   const Sensitivities& sensitivities,
                                   const PlanBudget& budget) {
   std::vector<Contender> all;
-  const auto add = [&](const char* label, bool protect) {
+  const bool measured = options.method == Method::kOptiq;
+  const auto add = [&](bool protect) {
     all.push_back(
-        {label,
+        {std::string(measured ? "measured" : "by place and rounding error") +
+             (protect ? ", with head, embedding, first and last block protected" : ""),
          allocate_plan(session.source(), matrices, sensitivities, budget,
                        session.model().n_layers(), protect, options.tie_fused),
          0});
   };
   const bool both = options.protection == Protection::kAuto;
-  if (both || options.protection == Protection::kOff) add("measured", false);
-  if (both || options.protection == Protection::kOn)
-    add("measured, with head, embedding, first and last block protected", true);
-  if (options.method != Method::kOptiq) return {all.back()};
+  if (both || options.protection == Protection::kOff) add(false);
+  if (both || options.protection == Protection::kOn) add(true);
+  if (!measured) return {all.back()};
   for (Contender& uniform : uniform_contenders(session.source(), matrices, budget,
                                                options.mode, options.candidate_bits))
     all.push_back(std::move(uniform));
@@ -134,15 +152,17 @@ Result convert(const Options& options) {
   // What cannot succeed fails now, not after an hour of measuring: an output that
   // cannot be written, a budget that no allocation meets, a file that is not there.
   AtomicDirectory output(options.output, kResultMarker);
-  keep_freed_memory(512 << 20);
   Session session(options);
+  const bool measures = options.method == Method::kOptiq;
+  const Memory memory(session);
+  keep_freed_memory(memory.freed_kept);
   const PlanBudget budget{options.target_bpw, options.target_size};
-  Sensitivities sensitivities = session.static_sensitivities(formats);
+  Sensitivities sensitivities = session.static_sensitivities(formats, options);
   {
     const Encoder unmeasured(session.model(), {});
     allocate_plan(session.source(), unmeasured.matrices(), sensitivities, budget,
                   session.model().n_layers(), /*protect=*/false, options.tie_fused);
-    if (options.method == Method::kOptiq && options.sensitivity_file)
+    if (measures && options.sensitivity_file)
       sensitivities =
           read_sensitivities(*options.sensitivity_file, unmeasured.matrices(), formats);
   }
@@ -151,23 +171,25 @@ Result convert(const Options& options) {
   result.params = session.params();
   result.reference = session.reference();
 
-  // Reference logits and input statistics, on calibration and held-out windows.
+  // Reference answers and input statistics, on calibration and held-out windows. The
+  // reference is the model's own weights however little memory there is: a walk reads
+  // each layer from the map once. Without measurements the choice and the codes follow
+  // from the weights alone, and held-out text only tells how good they are.
   sensitivity::InputStatistics statistics;
   std::optional<DivergenceMeter> meter, held_out;
-  if (options.method != Method::kUniform || !options.skip_baselines) {
+  if (options.runs_the_model()) {
     progress("reference", 0, 1);
-    meter.emplace(session.model(), session.calibration().windows,
-                  sensitivity::DivergenceOptions{}, &statistics);
-    held_out.emplace(session.model(), session.calibration().held_out,
-                     sensitivity::DivergenceOptions{});
+    const sensitivity::DivergenceOptions held{.reference_bytes = memory.logits};
+    if (measures)
+      meter.emplace(session.model(), session.calibration().windows, held, &statistics);
+    held_out.emplace(session.model(), session.calibration().held_out, held);
     progress("reference", 1, 1);
   }
-  if (options.method == Method::kUniform) statistics = {};
-  Encoder encoder(session.model(), statistics);
+  Encoder encoder(session.model(), statistics, memory.encoded_kept);
   const std::vector<Matrix>& matrices = encoder.matrices();
 
-  SavedLayers saved(output.target(), session.identity(formats));
-  if (options.method == Method::kOptiq && !options.sensitivity_file) {
+  SavedLayers saved(output.target(), session.identity(formats, options.rounding));
+  if (measures && !options.sensitivity_file) {
     sensitivity::MeasureOptions measure;
     measure.formats = formats;
     measure.search = options.rounding;
@@ -198,13 +220,16 @@ Result convert(const Options& options) {
     chosen = uniform_within(formats, budget, session, matrices);
   } else {
     const auto all = contenders(options, session, matrices, sensitivities, budget);
-    progress("joint verification", 0, 1);
+    if (measures) progress("joint verification", 0, 1);
     chosen = all.size() == 1 ? all.front() : verify_jointly(encoder, *meter, all);
-    if (options.method == Method::kOptiq && options.refine)
-      chosen =
-          refine(session.source(), encoder, *meter, sensitivities, budget,
-                 std::move(chosen), kRefineRounds, step_windows(meter->n_windows()));
-    progress("joint verification", 1, 1);
+    if (measures && options.refine)
+      chosen = refine(session.source(), encoder, *meter, sensitivities, budget,
+                      std::move(chosen), options.tie_fused, kRefineRounds,
+                      step_windows(meter->n_windows()));
+    if (measures)
+      chosen = fill(session.source(), encoder, *meter, sensitivities, budget,
+                    std::move(chosen), options.tie_fused);
+    if (measures) progress("joint verification", 1, 1);
   }
   result.chosen = chosen.label;
   set_allocation(result, session.source(), matrices, chosen.plan, sensitivities);
@@ -225,7 +250,7 @@ Result convert(const Options& options) {
 
   progress("writing", 0, 1);
   Sidecars sidecars{metadata_json(options, result), nullptr};
-  if (options.method == Method::kOptiq)
+  if (measures)
     sidecars.sensitivity =
         to_json(sensitivities, options.model_name, options.group_size);
   result.bytes = write_model(session.source(), encoder, chosen.plan, options.rounding,

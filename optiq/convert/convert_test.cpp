@@ -10,6 +10,7 @@
 #include "optiq/base/error.h"
 #include "optiq/base/file.h"
 #include "optiq/convert/inspect.h"
+#include "optiq/convert/plan.h"
 #include "optiq/convert/sidecars.h"
 #include "optiq/models/registry.h"
 
@@ -107,6 +108,66 @@ TEST_F(Convert, WritesWhatMlxLmLoads) {
             "static_mixed_precision");
 }
 
+TEST_F(Convert, StaticRunsNoModelAndWritesTheSameWhetherOrNotItIsMeasuredLater) {
+  Options o = options("blind");
+  o.method = Method::kStatic;
+  // No text to run on: it would be refused where it is read.
+  o.calibration = work_ / "missing.jsonl";
+  std::vector<std::string> stages;
+  o.progress = [&](std::string_view stage, std::int64_t, std::int64_t) {
+    if (stages.empty() || stages.back() != stage) stages.emplace_back(stage);
+  };
+  const Result blind = convert(o);
+  EXPECT_EQ(stages, (std::vector<std::string>{"rounding errors", "writing"}));
+  EXPECT_FALSE(blind.kl_mean.has_value());
+  EXPECT_TRUE(read_json(o.output / "optiq/metadata.json").at("kl_mean").is_null());
+
+  Options measured = options("seen");
+  measured.method = Method::kStatic;
+  measured.skip_baselines = false;
+  const Result seen = convert(measured);
+  EXPECT_GT(seen.kl_mean.value(), 0);
+  EXPECT_EQ(seen.baselines.size(), 2u);
+  EXPECT_EQ(read_file(o.output / "model.safetensors", 1 << 28),
+            read_file(measured.output / "model.safetensors", 1 << 28));
+}
+
+TEST_F(Convert, ProtectionIsStatedAndCanBeSwitched) {
+  Plan plans[2];
+  for (const auto protection : {Protection::kOff, Protection::kOn}) {
+    Options o = options("protected");
+    o.method = Method::kStatic;
+    o.protection = protection;
+    const Result result = convert(o);
+    const bool on = protection == Protection::kOn;
+    EXPECT_EQ(result.chosen.ends_with("protected"), on) << result.chosen;
+    EXPECT_EQ(read_json(o.output / "optiq/metadata.json").at("allocation"),
+              result.chosen);
+    for (const LayerResult& layer : result.layers) plans[on][layer.name] = layer.spec;
+  }
+  EXPECT_NE(plans[0], plans[1]);
+}
+
+TEST_F(Convert, TiedProjectionsShareTheirWidthAfterRefinementToo) {
+  Options o = options("tied");
+  o.tie_fused = true;
+  std::map<std::string, QuantSpec> spec_of;
+  for (const LayerResult& layer : convert(o).layers) spec_of[layer.name] = *layer.spec;
+  int pairs = 0;
+  for (const auto& [name, spec] : spec_of)
+    for (const auto& [from, to] :
+         {std::pair<std::string, std::string>{".gate_proj", ".up_proj"},
+          {".q_proj", ".k_proj"},
+          {".q_proj", ".v_proj"},
+          {".in_proj_qkv", ".in_proj_z"}}) {
+      if (!name.ends_with(from)) continue;
+      const std::string other = name.substr(0, name.size() - from.size()) + to;
+      ++pairs;
+      EXPECT_EQ(spec_of.at(other), spec) << other;
+    }
+  EXPECT_GT(pairs, 10);
+}
+
 TEST_F(Convert, ATargetSizeIsNeverExceeded) {
   for (std::int64_t target : {6'000'000, 6'600'000, 9'999'999}) {
     Options o = options("sized");
@@ -162,20 +223,39 @@ TEST_F(Convert, AReferenceOfFourBitsOrdersWidthsToo) {
         << layer.at("layer_name");
 }
 
-TEST_F(Convert, AnInterruptedRunLeavesItsLayersAndNoOutput) {
+TEST_F(Convert, AnInterruptedRunGoesOnToTheResultOfAnUnbrokenOne) {
   Options o = options("resumed");
-  o.progress = [](std::string_view stage, std::int64_t done, std::int64_t) {
+  o.refine = false;
+  int measured = 0;
+  o.progress = [&](std::string_view stage, std::int64_t done, std::int64_t) {
     if (stage == "sensitivity" && done == 10) throw Interrupted();
   };
   EXPECT_THROW(convert(o), Interrupted);
   EXPECT_FALSE(fs::exists(o.output));
   const fs::path saved = work_ / ".resumed.sensitivity.json";
   ASSERT_TRUE(fs::exists(saved));
-  EXPECT_EQ(read_json(saved).at("layers").size(), 10u);
+  ASSERT_EQ(read_json(saved).at("layers").size(), 10u);
   o.progress = nullptr;
   o.resume = true;
-  EXPECT_LE(convert(o).bpw, 4.5);
+  Options other = o;  // layers that were rounded otherwise are not taken over
+  other.rounding = quantize::Search::kMlx;
+  other.progress = [&](std::string_view stage, std::int64_t, std::int64_t) {
+    if (stage == "sensitivity" && ++measured == 1) throw Interrupted();
+  };
+  const std::string kept = read_file(saved, 1 << 24);
+  EXPECT_THROW(convert(other), Interrupted);
+  EXPECT_EQ(read_json(saved).at("layers").size(), 1u);
+  write_file_atomic(saved, kept);
+
+  convert(o);
   EXPECT_FALSE(fs::exists(saved));
+  Options unbroken = options("unbroken");
+  unbroken.refine = false;
+  convert(unbroken);
+  for (const char* file : {"model.safetensors", "optiq/sensitivity.json"})
+    EXPECT_EQ(read_file(o.output / file, 1 << 28),
+              read_file(unbroken.output / file, 1 << 28))
+        << file;
 }
 
 TEST_F(Convert, AQuantizedModelIsRefused) {

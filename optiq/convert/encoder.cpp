@@ -36,7 +36,17 @@ kernels::LinearWeight Encoder::encoded(const std::string& path, const QuantSpec&
 
 void Encoder::apply(const std::string& path, const std::optional<QuantSpec>& spec,
                     quantize::Search search) {
-  modules_.at(path)->weight = spec ? encoded(path, *spec, search) : originals_.at(path);
+  models::LinearModule& module = *modules_.at(path);
+  if (!spec) {
+    module.weight = originals_.at(path);
+    in_place_.erase(path);
+    return;
+  }
+  const Key key{path, spec->mode, spec->bits, spec->group_size, search};
+  const auto found = in_place_.find(path);
+  if (found != in_place_.end() && found->second == key) return;
+  module.weight = encoded(path, *spec, search);
+  in_place_.insert_or_assign(path, key);
 }
 
 void Encoder::apply(const Plan& plan, quantize::Search search) {
@@ -45,6 +55,7 @@ void Encoder::apply(const Plan& plan, quantize::Search search) {
 
 void Encoder::restore() {
   for (auto& [path, module] : modules_) module->weight = originals_.at(path);
+  in_place_.clear();
 }
 
 }  // namespace optiq::convert

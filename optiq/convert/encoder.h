@@ -1,6 +1,7 @@
 // Encodes a model's matrices under a plan, each at most once per format.
 #pragma once
 #include <map>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -18,7 +19,8 @@ namespace optiq::convert {
 /// Threads   one.
 class Encoder {
  public:
-  /// `cache_bytes`: encoded tensors are kept up to this size in all.
+  /// `cache_bytes`: encoded tensors are kept up to this size in all, beside those that
+  /// the model has now.
   Encoder(models::Model& model, sensitivity::InputStatistics statistics,
           std::int64_t cache_bytes = 2LL << 30);
 
@@ -61,6 +63,7 @@ class Encoder {
   std::unordered_map<std::string, models::LinearModule*> modules_;
   std::unordered_map<std::string, kernels::LinearWeight> originals_;
   std::map<Key, kernels::LinearWeight> encoded_;
+  std::unordered_map<std::string, Key> in_place_;  // of modules with an encoded weight
 };
 
 }  // namespace optiq::convert

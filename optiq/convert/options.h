@@ -16,7 +16,8 @@ namespace optiq::convert {
 
 /// How bits are decided.
 ///   kOptiq    by measured divergence, verified jointly
-///   kStatic   by the place of a layer, without running the model
+///   kStatic   by the place of a layer and the rounding error of its weights, without
+///             running the model
 ///   kUniform  the same for all
 enum class Method { kOptiq, kStatic, kUniform };
 
@@ -55,6 +56,9 @@ struct Options {
   bool skip_baselines = false;
   bool resume = false;
 
+  /// Whether text is needed: to measure, or to compare with the baselines.
+  bool runs_the_model() const { return method == Method::kOptiq || !skip_baselines; }
+
   /// Called with the stage's name and how much of it is done.
   std::function<void(std::string_view stage, std::int64_t done, std::int64_t total)>
       progress;
@@ -78,13 +82,13 @@ struct LayerResult {
 
 struct Result {
   std::filesystem::path output;
-  std::int64_t bytes = 0;   // of all weight files
-  std::int64_t params = 0;  // of the written model
-  double bpw = 0;           // average bits of quantized weights
-  double bpw_disk = 0;      // 8 bytes / params
-  double kl_mean = 0;       // on held-out windows of the calibration's kind
-  double kl_p99 = 0;
-  std::string chosen;  // which allocation won the joint verification
+  std::int64_t bytes = 0;         // of all weight files
+  std::int64_t params = 0;        // of the written model
+  double bpw = 0;                 // average bits of quantized weights
+  double bpw_disk = 0;            // 8 bytes / params
+  std::optional<double> kl_mean;  // on held-out windows of the calibration's kind;
+  std::optional<double> kl_p99;   // none where the model was not run
+  std::string chosen;             // which allocation won the joint verification
   sensitivity::Reference reference = sensitivity::Reference::kBf16;
   std::map<std::string, Baseline> baselines;
   std::vector<LayerResult> layers;

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "optiq/base/memory.h"
+#include "optiq/base/signal.h"
 #include "optiq/checkpoint/quantization_config.h"
 #include "optiq/convert/mlx_form.h"
 #include "optiq/models/registry.h"
@@ -84,8 +85,8 @@ sensitivity::Reference choose_reference(ReferenceChoice choice,
 
 }  // namespace
 
-Session::Session(const Options& options)
-    : source_(open_source(options)), calibration_(draw_calibration(options)) {
+Session::Session(const Options& options) : source_(open_source(options)) {
+  if (options.runs_the_model()) calibration_ = draw_calibration(options);
   const MlxForm form(source_);
   for (const std::string& name : form.tensors()) {
     std::int64_t n = 1;
@@ -97,27 +98,39 @@ Session::Session(const Options& options)
 }
 
 sensitivity::Sensitivities Session::static_sensitivities(
-    const std::vector<QuantSpec>& formats) {
+    const std::vector<QuantSpec>& formats, const Options& options) {
   sensitivity::Sensitivities result;
   result.method = "static";
-  for (const models::LinearModule* module : model_->linears()) {
+  const bool of_weights = options.method == Method::kStatic;
+  const auto modules = model_->linears();
+  for (std::size_t i = 0; i < modules.size(); ++i) {
+    throw_if_interrupted();
+    const models::LinearModule* module = modules[i];
     const kernels::LinearWeight& w = module->weight;
     const int N = w.output_dim(), K = w.input_dim();
     sensitivity::LayerSensitivity layer{
         module->path, module->layer, static_cast<std::int64_t>(N) * K, {}};
+    const double priority =
+        sensitivity::structural_priority(module->path, model_->n_layers());
     for (const QuantSpec& spec : formats) {
       if (!quantize::fits(spec, K)) continue;
+      const double error =
+          of_weights ? sensitivity::relative_squared_error(w, spec, options.rounding)
+                     : sensitivity::relative_squared_error(spec);
       layer.formats.push_back(
           {spec, quantize::encoded_bytes(spec, N, K, quantize::scale_type_of(w)),
-           sensitivity::static_cost(module->path, model_->n_layers(), spec), 0,
-           sensitivity::relative_squared_error(spec)});
+           priority * error, 0, error});
     }
     result.layers.push_back(std::move(layer));
+    if (of_weights && options.progress)
+      options.progress("rounding errors", static_cast<std::int64_t>(i + 1),
+                       static_cast<std::int64_t>(modules.size()));
   }
   return result;
 }
 
-nlohmann::json Session::identity(const std::vector<QuantSpec>& formats) const {
+nlohmann::json Session::identity(const std::vector<QuantSpec>& formats,
+                                 quantize::Search rounding) const {
   nlohmann::json specs = nlohmann::json::array(), files = nlohmann::json::array();
   for (const QuantSpec& spec : formats) specs.push_back(describe(spec));
   for (const auto& file : source_.files()) {
@@ -130,6 +143,7 @@ nlohmann::json Session::identity(const std::vector<QuantSpec>& formats) const {
           {"calibration", calibration_.fingerprint},
           {"windows", calibration_.windows.size()},
           {"reference", sensitivity::name(reference_)},
+          {"rounding", static_cast<int>(rounding)},
           {"version", 1}};
 }
 

@@ -13,7 +13,8 @@ namespace optiq::convert {
 
 class Session {
  public:
-  /// Opens the source, draws the calibration, loads the model.
+  /// Opens the source, loads the model, and draws the calibration if the options need
+  /// any text.
   ///
   /// Throws    CheckpointError; std::invalid_argument if the source is quantized.
   explicit Session(const Options& options);
@@ -27,11 +28,14 @@ class Session {
   std::int64_t params() const { return params_; }
 
   /// Everything that a measured layer depends on besides the layer.
-  nlohmann::json identity(const std::vector<QuantSpec>& formats) const;
+  nlohmann::json identity(const std::vector<QuantSpec>& formats,
+                          quantize::Search rounding) const;
 
-  /// The structural costs of method `static`, in the form of measured ones.
-  sensitivity::Sensitivities static_sensitivities(
-      const std::vector<QuantSpec>& formats);
+  /// Costs in the form of measured ones that need no text: a layer's place times the
+  /// error of each format, that of its own weights for method `static`, else that of
+  /// Gaussian ones.
+  sensitivity::Sensitivities static_sensitivities(const std::vector<QuantSpec>& formats,
+                                                  const Options& options);
 
  private:
   checkpoint::Checkpoint source_;

@@ -17,6 +17,10 @@ using sensitivity::LayerSensitivity;
 
 namespace {
 constexpr std::size_t kFileLimit = std::size_t{1} << 28;
+
+json number_or_null(const std::optional<double>& value) {
+  return value ? json(*value) : json();
+}
 }  // namespace
 
 json to_json(const LayerSensitivity& layer) {
@@ -138,8 +142,8 @@ json metadata_json(const Options& options, const Result& result) {
                    {"per_layer", per_layer},
                    {"bpw_disk", result.bpw_disk},
                    {"allocation", result.chosen},
-                   {"kl_mean", result.kl_mean},
-                   {"kl_p99", result.kl_p99}};
+                   {"kl_mean", number_or_null(result.kl_mean)},
+                   {"kl_p99", number_or_null(result.kl_p99)}};
   if (options.target_size)
     metadata["target_size"] = *options.target_size;
   else

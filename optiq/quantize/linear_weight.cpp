@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 
@@ -14,6 +15,8 @@ namespace optiq::quantize {
 namespace {
 
 namespace mx = mlx::core;
+
+constexpr int kBlockValues = 1 << 22;  // float32 values of a matrix at hand at once
 
 mx::Dtype dtype_of(FloatType type) {
   return type == FloatType::kF32   ? mx::float32
@@ -39,6 +42,19 @@ std::vector<float> float_values(const kernels::LinearWeight& w) {
   return {data, data + values.size()};
 }
 
+void for_each_row_block(
+    const kernels::LinearWeight& w,
+    const std::function<void(int first, std::span<const float>)>& f) {
+  const int N = w.output_dim(), K = w.input_dim();
+  const int rows = w.quantized() ? N : std::max(1, kBlockValues / K);
+  for (int first = 0; first < N; first += rows) {
+    kernels::LinearWeight block = w;
+    if (rows < N)
+      block.weight = mx::slice(w.weight, {first, 0}, {std::min(N, first + rows), K});
+    f(first, float_values(block));
+  }
+}
+
 FloatType scale_type_of(const kernels::LinearWeight& w) {
   const mx::Dtype dtype = w.quantized() ? w.scales->dtype() : w.weight.dtype();
   if (dtype == mx::float32) return FloatType::kF32;
@@ -51,11 +67,35 @@ EncodedTensor encode(const kernels::LinearWeight& w, const QuantSpec& spec,
   if (!is_supported(spec) || !fits(spec, K))
     throw std::invalid_argument(fmt::format(
         "[encode] {} does not fit a [{}, {}] matrix", describe(spec), N, K));
-  const std::vector<float> values = float_values(w);
-  if (spec.mode != QuantMode::kAffine)
-    return encode_fp(values, N, K, importance, {spec.mode, scale_type_of(w), search});
-  return encode_affine(values, N, K, importance,
-                       {spec.bits, spec.group_size, scale_type_of(w), search});
+  EncodedTensor tensor;
+  for_each_row_block(w, [&](int first, std::span<const float> values) {
+    const std::int64_t rows = std::ssize(values) / K;
+    EncodedTensor block =
+        spec.mode == QuantMode::kAffine
+            ? encode_affine(values, rows, K, importance,
+                            {spec.bits, spec.group_size, scale_type_of(w), search})
+            : encode_fp(values, rows, K, importance,
+                        {spec.mode, scale_type_of(w), search});
+    if (first == 0) {
+      tensor = std::move(block);
+      const auto whole = [&](auto& part) {
+        part.reserve(part.size() / static_cast<std::size_t>(rows) *
+                     static_cast<std::size_t>(N));
+      };
+      whole(tensor.weight), whole(tensor.scales), whole(tensor.biases);
+      return;
+    }
+    const auto append = [](auto& to, const auto& from) {
+      to.insert(to.end(), from.begin(), from.end());
+    };
+    append(tensor.weight, block.weight);
+    append(tensor.scales, block.scales);
+    append(tensor.biases, block.biases);
+    tensor.N += block.N;
+    tensor.error += block.error;
+    tensor.mlx_error += block.mlx_error;
+  });
+  return tensor;
 }
 
 kernels::LinearWeight as_linear_weight(EncodedTensor tensor,

@@ -1,5 +1,6 @@
 // From a model's matrix to an encoded tensor and back.
 #pragma once
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -11,11 +12,17 @@ namespace optiq::quantize {
 /// The values of a dense or quantized matrix, row major [N, K], evaluated.
 std::vector<float> float_values(const kernels::LinearWeight& w);
 
+/// Calls `f` with the values of some rows [n, K] from row `first` on, until all rows
+/// have been seen: a dense matrix is never held whole in float32.
+void for_each_row_block(
+    const kernels::LinearWeight& w,
+    const std::function<void(int first, std::span<const float>)>& f);
+
 /// The float type that scales of this matrix are stored in: its own, or that of its
 /// scales.
 FloatType scale_type_of(const kernels::LinearWeight& w);
 
-/// Encodes a matrix in any mode that has an encoder.
+/// Encodes a matrix in any mode that has an encoder, some rows at a time.
 ///
 /// Shapes    importance [K], or empty
 /// Throws    std::invalid_argument for a format that the matrix does not fit.

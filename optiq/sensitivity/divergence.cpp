@@ -57,6 +57,22 @@ mx::array cut(const mx::array& x, int begin, int end, int parity) {
                    {2, 1});
 }
 
+// The head's answers to all rows, a few rows at a time.
+std::vector<float> logits_of(const std::function<mx::array(const mx::array&)>& head,
+                             const mx::array& x, int rows_at_once) {
+  std::vector<float> all;
+  for (int begin = 0; begin < x.shape(0); begin += rows_at_once) {
+    const int end = std::min(x.shape(0), begin + rows_at_once);
+    mx::array logits = head(mx::slice(x, {begin, 0}, {end, x.shape(1)}));
+    mx::eval(logits);
+    if (begin == 0)
+      all.reserve(logits.size() / static_cast<std::size_t>(end) *
+                  static_cast<std::size_t>(x.shape(0)));
+    all.insert(all.end(), logits.data<float>(), logits.data<float>() + logits.size());
+  }
+  return all;
+}
+
 }  // namespace
 
 double Divergence::standard_error() const {
@@ -104,8 +120,18 @@ models::Batch DivergenceMeter::batch(const Group& group) const {
   return models::uncached_batch(group.lengths, kExact);
 }
 
+int DivergenceMeter::head_rows() const {
+  return std::max(
+      1, static_cast<int>(kLogitBytes / sizeof(float)) / model_.config().vocab_size);
+}
+
+bool DivergenceMeter::fits_memory(std::int64_t rows) const {
+  return rows * model_.config().vocab_size * static_cast<std::int64_t>(sizeof(float)) <=
+         options_.reference_bytes;
+}
+
 void DivergenceMeter::run_reference(InputStatistics* statistics) {
-  reference_head_ = model_.reference_head();
+  reference_.head = model_.reference_head();
   SquareSums sums;
   if (statistics) {
     statistics->tokens += n_tokens();
@@ -114,37 +140,35 @@ void DivergenceMeter::run_reference(InputStatistics* statistics) {
     });
   }
   for (const Group& group : groups_) {
-    reference_hidden_.push_back(model_.embed(ids_array(group.ids)));
-    mx::eval(reference_hidden_.back());
+    reference_.hidden.push_back(model_.embed(ids_array(group.ids)));
+    mx::eval(reference_.hidden.back());
   }
   for (int i = 0; i < model_.n_layers(); ++i)
     for (std::size_t g = 0; g < groups_.size(); ++g) {
       throw_if_interrupted();
-      mx::array& x = reference_hidden_[g];
+      mx::array& x = reference_.hidden[g];
       x = model_.layer(i, x, batch(groups_[g]));
       mx::eval(x);
       if (statistics) sums.collect(*statistics);
     }
-  const auto vocab = static_cast<std::size_t>(model_.config().vocab_size);
-  const bool hold = static_cast<std::uint64_t>(n_tokens()) * vocab * sizeof(float) <=
-                    static_cast<std::uint64_t>(options_.reference_bytes);
-  for (const mx::array& x : reference_hidden_) {
-    if (!hold && !statistics) break;
-    mx::array logits = model_.head(evens_first(x), kExact);
-    if (statistics) sums.collect(*statistics);
-    if (!hold) continue;
-    mx::eval(logits);
-    reference_logits_.emplace_back(logits.data<float>(),
-                                   logits.data<float>() + logits.size());
+  if (statistics) {
+    for (const mx::array& x : reference_.hidden) {
+      model_.head(x, kExact);  // its input is seen; the product is not computed
+      sums.collect(*statistics);
+    }
+    model_.observe_inputs(nullptr);
   }
-  if (statistics) model_.observe_inputs(nullptr);
+  if (fits_memory(n_tokens()))
+    for (const mx::array& x : reference_.hidden)
+      reference_.logits.push_back(
+          logits_of(reference_.head, evens_first(x), head_rows()));
   restart();
 }
 
 void DivergenceMeter::restart() {
   stage_ = models::LinearModule::kEmbedding;
   inputs_.clear();
-  rebased_logits_.clear();
+  rebased_.reset();
 }
 
 void DivergenceMeter::advance_to(int layer) {
@@ -164,100 +188,101 @@ void DivergenceMeter::advance_to(int layer) {
     }
 }
 
-void DivergenceMeter::for_each_rows(
-    const Extent& extent,
-    const std::function<void(const Rows&, std::span<const int>)>& f) {
-  const int n_windows = extent.n_windows > 0
-                            ? std::min(extent.n_windows, this->n_windows())
-                            : this->n_windows();
-  const int head_rows = std::max<int>(
-      1, static_cast<int>(kLogitBytes / sizeof(float) /
-                          static_cast<std::size_t>(model_.config().vocab_size)));
+int DivergenceMeter::covered_windows(const Extent& extent) const {
+  return extent.n_windows > 0 ? std::min(extent.n_windows, n_windows()) : n_windows();
+}
+
+// From the current stage to the last layer.
+DivergenceMeter::Part DivergenceMeter::run(std::size_t g, int n_windows) {
+  throw_if_interrupted();
+  const Group& group = groups_[g];
+  Group part{{}, {}, group.first_window};  // the last group may be cut
+  std::vector<int> window_of_row;
+  for (std::size_t i = 0; i < group.lengths.size(); ++i) {
+    const int window = group.first_window + static_cast<int>(i);
+    if (window >= n_windows) break;
+    part.lengths.push_back(group.lengths[i]);
+    window_of_row.insert(window_of_row.end(),
+                         static_cast<std::size_t>(group.lengths[i]), window);
+  }
+  const int rows = static_cast<int>(window_of_row.size());
+  part.ids.assign(group.ids.begin(), group.ids.begin() + rows);
+  const models::Batch call = batch(part);
+  mx::array x = stage_ == models::LinearModule::kEmbedding
+                    ? model_.embed(ids_array(part.ids))
+                    : inputs_[g];
+  if (x.shape(0) > rows) x = mx::slice(x, {0, 0}, {rows, x.shape(1)});
+  for (int i = std::max(stage_, 0); i < model_.n_layers(); ++i)
+    x = model_.layer(i, x, call);
+  mx::eval(x);
+  return {std::move(window_of_row), std::move(x)};
+}
+
+void DivergenceMeter::rebase(const Extent& extent) {
+  rebased_.reset();
+  Answers answers{{}, model_.reference_head(), {}};
+  std::int64_t rows = 0;
   for (std::size_t g = 0; g < groups_.size(); ++g) {
-    const Group& group = groups_[g];
-    if (group.first_window >= n_windows) break;
-    throw_if_interrupted();
-    // The last group may be cut to the windows that are asked for.
-    Group part{{}, {}, group.first_window};
-    std::vector<int> window_of_row;
-    for (std::size_t i = 0; i < group.lengths.size() &&
-                            group.first_window + static_cast<int>(i) < n_windows;
-         ++i) {
-      part.lengths.push_back(group.lengths[i]);
-      window_of_row.insert(window_of_row.end(),
-                           static_cast<std::size_t>(group.lengths[i]),
-                           group.first_window + static_cast<int>(i));
+    if (groups_[g].first_window >= covered_windows(extent)) break;
+    answers.hidden.push_back(run(g, covered_windows(extent)).hidden);
+    rows += answers.hidden.back().shape(0);
+  }
+  if (fits_memory(extent.every_second_token ? (rows + 1) / 2 : rows))
+    for (const mx::array& x : answers.hidden) {
+      mx::array wanted = evens_first(x);
+      if (extent.every_second_token)
+        wanted = mx::slice(wanted, {0, 0}, {(x.shape(0) + 1) / 2, x.shape(1)});
+      answers.logits.push_back(logits_of(answers.head, wanted, head_rows()));
     }
-    const int rows = static_cast<int>(window_of_row.size());
-    const int all_rows = static_cast<int>(group.ids.size());
-    part.ids.assign(group.ids.begin(), group.ids.begin() + rows);
-    const models::Batch call = batch(part);
-    mx::array x = stage_ == models::LinearModule::kEmbedding
-                      ? model_.embed(ids_array(part.ids))
-                      : inputs_[g];
-    if (x.shape(0) > rows) x = mx::slice(x, {0, 0}, {rows, x.shape(1)});
-    for (int i = std::max(stage_, 0); i < model_.n_layers(); ++i)
-      x = model_.layer(i, x, call);
-    mx::eval(x);
+  rebased_ = std::move(answers);
+}
+
+Divergence DivergenceMeter::measure(const Extent& extent) {
+  const int vocab = model_.config().vocab_size;
+  const int n_windows = covered_windows(extent);
+  const int head_rows = this->head_rows();
+  const Answers& answers = rebased_ ? *rebased_ : reference_;
+  std::vector<double> kl;         // of each measured token
+  std::vector<int> window_of_kl;  // and its window
+  std::vector<std::uint8_t> same;
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    if (groups_[g].first_window >= n_windows) break;
+    const Part part = run(g, n_windows);
+    const int rows = part.hidden.shape(0), all_rows = answers.hidden[g].shape(0);
     for (int parity = 0; parity < (extent.every_second_token ? 1 : 2); ++parity) {
       const int n = (rows - parity + 1) / 2;
       // Where these rows lie among the reference's, which come evens first.
       const int reference_begin = parity == 0 ? 0 : (all_rows + 1) / 2;
       for (int begin = 0; begin < n; begin += head_rows) {
         const int end = std::min(n, begin + head_rows);
-        mx::array logits = model_.head(cut(x, begin, end, parity), kExact);
+        mx::array logits = model_.head(cut(part.hidden, begin, end, parity), kExact);
         mx::eval(logits);
-        std::vector<int> windows;
+        const float* reference = nullptr;
+        std::optional<mx::array> computed;
+        if (!answers.logits.empty()) {
+          reference = answers.logits[g].data() +
+                      static_cast<std::size_t>(reference_begin + begin) *
+                          static_cast<std::size_t>(vocab);
+        } else {
+          computed = answers.head(cut(answers.hidden[g], begin, end, parity));
+          mx::eval(*computed);
+          reference = computed->data<float>();
+        }
+        const std::size_t done = kl.size();
+        kl.resize(done + static_cast<std::size_t>(end - begin));
+        same.resize(kl.size());
+        kernels::kl_divergence(reference, logits.data<float>(), end - begin, vocab,
+                               kl.data() + done, same.data() + done);
         for (int i = begin; i < end; ++i)
-          windows.push_back(window_of_row[static_cast<std::size_t>(2 * i + parity)]);
-        f({g, reference_begin + begin, x, logits, begin, end, parity}, windows);
+          window_of_kl.push_back(
+              part.window_of_row[static_cast<std::size_t>(2 * i + parity)]);
       }
     }
   }
-}
-
-void DivergenceMeter::rebase(const Extent& extent) {
-  const auto vocab = static_cast<std::size_t>(model_.config().vocab_size);
-  rebased_logits_.assign(groups_.size(), {});
-  for_each_rows(extent, [&](const Rows& rows, std::span<const int>) {
-    auto& held = rebased_logits_[rows.group];
-    held.resize(groups_[rows.group].ids.size() * vocab);
-    std::copy_n(rows.logits.data<float>(), rows.logits.size(),
-                held.data() + static_cast<std::size_t>(rows.reference_begin) * vocab);
-  });
-}
-
-Divergence DivergenceMeter::measure(const Extent& extent) {
-  const int vocab = model_.config().vocab_size;
-  std::vector<double> kl;         // of each measured token
-  std::vector<int> window_of_kl;  // and its window
-  std::vector<std::uint8_t> same;
-  for_each_rows(extent, [&](const Rows& rows, std::span<const int> windows) {
-    const float* reference = nullptr;
-    std::optional<mx::array> computed;
-    const Logits& held = rebased_logits_.empty() ? reference_logits_ : rebased_logits_;
-    if (!held.empty()) {
-      reference =
-          held[rows.group].data() + static_cast<std::size_t>(rows.reference_begin) *
-                                        static_cast<std::size_t>(vocab);
-    } else {
-      computed = reference_head_(
-          cut(reference_hidden_[rows.group], rows.begin, rows.end, rows.parity));
-      mx::eval(*computed);
-      reference = computed->data<float>();
-    }
-    const std::size_t done = kl.size();
-    kl.resize(done + windows.size());
-    same.resize(kl.size());
-    kernels::kl_divergence(reference, rows.logits.data<float>(),
-                           static_cast<std::int64_t>(windows.size()), vocab,
-                           kl.data() + done, same.data() + done);
-    window_of_kl.insert(window_of_kl.end(), windows.begin(), windows.end());
-  });
 
   Divergence result;
-  const auto n_windows = static_cast<std::size_t>(window_of_kl.back() + 1);
-  std::vector<double> sums(n_windows), counts(n_windows);
+  const auto n_measured = static_cast<std::size_t>(window_of_kl.back() + 1);
+  std::vector<double> sums(n_measured), counts(n_measured);
   for (std::size_t i = 0; i < kl.size(); ++i) {
     sums[static_cast<std::size_t>(window_of_kl[i])] += kl[i];
     counts[static_cast<std::size_t>(window_of_kl[i])] += 1;

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -34,7 +35,7 @@ struct InputStatistics {
 
 struct DivergenceOptions {
   int batch_tokens = 2048;                   // rows of one forward call
-  std::int64_t reference_bytes = 4LL << 30;  // logits of the reference held at most;
+  std::int64_t reference_bytes = 4LL << 30;  // logits of a reference held at most;
                                              // beyond that they are computed anew
 };
 
@@ -85,32 +86,35 @@ class DivergenceMeter {
     std::vector<int> ids;
     int first_window;
   };
-  using Logits = std::vector<std::vector<float>>;  // one a group, rows of even number
-                                                   // first
-  // Some rows of one group's logits: the model's, and where they lie in the
-  // reference's.
-  struct Rows {
-    std::size_t group;
-    int reference_begin;
-    const mx::array& x;       // hidden rows of the model
-    const mx::array& logits;  // evaluated
-    int begin, end, parity;   // x's rows 2 begin + parity, ..., 2 (end - 1) + parity
+  // What a reference answers: its last hidden rows and its head, and its logits where
+  // they are held.
+  struct Answers {
+    std::vector<mx::array> hidden;  // one a group
+    std::function<mx::array(const mx::array&)> head;
+    std::vector<std::vector<float>> logits;  // one a group, rows of even number first;
+                                             // empty: computed anew
+  };
+  // The windows of a group that an extent covers, and their hidden rows under the model
+  // as it is now.
+  struct Part {
+    std::vector<int> window_of_row;
+    mx::array hidden;
   };
   models::Batch batch(const Group& group) const;
   void run_reference(InputStatistics* statistics);
-  void for_each_rows(const Extent& extent,
-                     const std::function<void(const Rows&, std::span<const int>)>& f);
+  int covered_windows(const Extent& extent) const;
+  int head_rows() const;  // of one call of the head
+  bool fits_memory(std::int64_t rows) const;
+  Part run(std::size_t group, int n_windows);
 
   models::Model& model_;
   std::vector<std::vector<int>> windows_;
   DivergenceOptions options_;
   std::vector<Group> groups_;
   int stage_ = -1;
-  std::vector<mx::array> inputs_;            // of layer stage_, one a group
-  std::vector<mx::array> reference_hidden_;  // after the last layer, one a group
-  Logits reference_logits_;                  // empty: not held
-  Logits rebased_logits_;                    // after rebase()
-  std::function<mx::array(const mx::array&)> reference_head_;
+  std::vector<mx::array> inputs_;  // of layer stage_, one a group
+  Answers reference_;
+  std::optional<Answers> rebased_;  // after rebase()
 };
 
 }  // namespace optiq::sensitivity

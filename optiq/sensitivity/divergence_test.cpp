@@ -65,6 +65,29 @@ TEST(Divergence, DoesNotDependOnWhetherReferenceLogitsAreHeld) {
   EXPECT_EQ(held.measure().window_means, computed.measure().window_means);
 }
 
+TEST(Divergence, ARebasedReferenceIsTheModelAsItWasWithItsLogitsHeldOrNot) {
+  std::vector<double> means[2];
+  for (const bool held : {true, false}) {
+    const auto model = tiny_model();
+    DivergenceOptions options{.batch_tokens = 64};
+    if (!held) options.reference_bytes = 0;
+    DivergenceMeter meter(*model, windows(3, 33), options);
+    for (models::LinearModule* module : model->linears()) quantize(*module, 4);
+    meter.advance_to(1);
+    const Extent extent{.n_windows = 2, .every_second_token = true};
+    meter.rebase(extent);
+    // Four bits everywhere are no divergence from four bits everywhere.
+    EXPECT_LT(meter.measure(extent).mean, 1e-9);
+    for (models::LinearModule* module : model->linears())
+      if (module->layer == 2) quantize(*module, 2);
+    means[held] = meter.measure(extent).window_means;
+    EXPECT_GT(means[held][0], 1e-4);
+    meter.restart();  // the model's own weights again
+    EXPECT_GT(meter.measure(extent).mean, means[held][0]);
+  }
+  EXPECT_EQ(means[0], means[1]);
+}
+
 TEST(Divergence, FewerWindowsAreAPrefixAndEverySecondTokenIsClose) {
   const auto model = tiny_model();
   DivergenceMeter meter(*model, windows(5, 64), {.batch_tokens = 128});

@@ -14,11 +14,14 @@ double mean_of_first(const std::vector<double>& values, std::size_t n) {
   return sum / static_cast<double>(n);
 }
 
-double squared_norm(const std::vector<float>& w, const std::vector<float>& importance) {
+double squared_norm(const kernels::LinearWeight& w,
+                    const std::vector<float>& importance) {
   double sum = 0;
-  for (std::size_t i = 0; i < w.size(); ++i)
-    sum += static_cast<double>(w[i]) * w[i] *
-           (importance.empty() ? 1.0 : importance[i % importance.size()]);
+  quantize::for_each_row_block(w, [&](int, std::span<const float> values) {
+    for (std::size_t i = 0; i < values.size(); ++i)
+      sum += static_cast<double>(values[i]) * values[i] *
+             (importance.empty() ? 1.0 : importance[i % importance.size()]);
+  });
   return sum;
 }
 
@@ -31,8 +34,7 @@ LayerSensitivity measure_layer(models::LinearModule& module, DivergenceMeter& me
       options.own_weights ? options.own_weights(module.path) : in_place;
   const int N = original.output_dim(), K = original.input_dim();
   const std::vector<float> importance = statistics.mean_squares(module.path);
-  const double norm =
-      std::max(squared_norm(quantize::float_values(original), importance), 1e-30);
+  const double norm = std::max(squared_norm(original, importance), 1e-30);
   LayerSensitivity layer{
       module.path, module.layer, static_cast<std::int64_t>(N) * K, {}};
 

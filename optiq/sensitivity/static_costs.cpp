@@ -8,6 +8,9 @@
 #include <optional>
 #include <stdexcept>
 
+#include "mlx/ops.h"
+#include "optiq/quantize/linear_weight.h"
+
 namespace optiq::sensitivity {
 namespace {
 
@@ -103,6 +106,23 @@ double relative_squared_error(const QuantSpec& spec) {
   return spec.group_size == 32   ? row->group_32
          : spec.group_size == 64 ? row->group_64
                                  : row->group_128;
+}
+
+double relative_squared_error(const kernels::LinearWeight& w, const QuantSpec& spec,
+                              quantize::Search search) {
+  constexpr std::int64_t kValues = 1 << 20;
+  const int N = w.output_dim(), K = w.input_dim();
+  kernels::LinearWeight sample = w;
+  if (!w.quantized()) {
+    const int wanted = std::max(static_cast<int>(kValues / K), 16);
+    const int stride = std::max(1, N / wanted);
+    sample.weight = mlx::core::slice(w.weight, {0, 0}, {N, K}, {stride, 1});
+  }
+  double squares = 0;
+  quantize::for_each_row_block(sample, [&](int, std::span<const float> values) {
+    for (float value : values) squares += static_cast<double>(value) * value;
+  });
+  return quantize::encode(sample, spec, {}, search).error / std::max(squares, 1e-30);
 }
 
 double static_cost(std::string_view module, int n_blocks, const QuantSpec& spec) {

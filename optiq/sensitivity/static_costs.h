@@ -1,8 +1,11 @@
-// Costs of quantization guessed from a module's name, without running the model.
+// Costs of quantization guessed from a module's place and its weights, without running
+// the model.
 #pragma once
 #include <string_view>
 
+#include "optiq/kernels/linear/linear_primitive.h"
 #include "optiq/kernels/quant_mode.h"
+#include "optiq/quantize/encoded_tensor.h"
 
 namespace optiq::sensitivity {
 
@@ -21,17 +24,26 @@ double structural_priority(std::string_view module, int n_blocks);
 bool is_protected(std::string_view module, int n_blocks);
 inline constexpr double kProtection = 100;
 
-/// structural_priority x relative squared error of the format on Gaussian weights: the
-/// perplexity that a layer adds is about linear in the latter.
+/// structural_priority x relative squared error of the format on Gaussian weights: what
+/// is known before any weight is read.
 ///
 /// Throws    std::invalid_argument for a format that MLX does not have. 16 bits and
 /// more
 ///           cost nothing.
-/// Source    Malinovskii et al., HIGGS (2411.17525), linearity theorem; errors measured
-///           by rounding_bench, docs/decisions/rounding.md.
+/// Source    errors measured by rounding_bench, docs/decisions/rounding.md.
 double static_cost(std::string_view module, int n_blocks, const QuantSpec& spec);
 
 /// |w - decoded|^2 / |w|^2 of the searched formats on Gaussian weights.
 double relative_squared_error(const QuantSpec& spec);
+
+/// |w - decoded|^2 / |w|^2 of a matrix of its own: the perplexity that a layer adds is
+/// about linear in it.
+///
+/// Requires  a format that the matrix fits.
+/// Cost      one encoding of about a million values, of rows spread over the matrix; at
+///           that size the error is known to about a percent.
+/// Source    Malinovskii et al., HIGGS (2411.17525), linearity theorem
+double relative_squared_error(const kernels::LinearWeight& w, const QuantSpec& spec,
+                              quantize::Search search);
 
 }  // namespace optiq::sensitivity

@@ -5,8 +5,13 @@
 
 #include <stdexcept>
 
+#include "mlx/ops.h"
+#include "mlx/random.h"
+
 namespace optiq::sensitivity {
 namespace {
+
+namespace mx = mlx::core;
 
 TEST(StaticCosts, FollowTheModulesPlace) {
   const auto priority = [](const char* name) { return structural_priority(name, 24); };
@@ -51,6 +56,19 @@ TEST(StaticCosts, FallWithBitsAndWithSmallerGroups) {
             static_cost("lm_head", 9, {QuantMode::kNvfp4, 4, 16}));
   EXPECT_THROW(static_cost("lm_head", 9, {QuantMode::kAffine, 7, 64}),
                std::invalid_argument);
+}
+
+// Against all rows of the matrix, of which a part is enough.
+TEST(StaticCosts, TheErrorOfAMatrixIsThatOfItsOwnWeights) {
+  const mx::array gaussian = mx::random::normal({3000, 512}, mx::random::key(7));
+  const mx::array few = mx::astype(gaussian > 2.0f, mx::float32);  // 0 and 1: exact
+  const QuantSpec spec{QuantMode::kAffine, 4, 64};
+  const auto error = [&](const mx::array& w, const QuantSpec& s) {
+    return relative_squared_error({w, {}, {}, {}, {}}, s, quantize::Search::kSearch);
+  };
+  EXPECT_NEAR(error(gaussian, spec) / relative_squared_error(spec), 1, 0.05);
+  EXPECT_LT(error(few, spec), 1e-9);
+  EXPECT_GT(error(gaussian, {QuantMode::kAffine, 3, 64}), 2 * error(gaussian, spec));
 }
 
 }  // namespace

@@ -374,6 +374,16 @@ TEST_F(HubTest, ASnapshotIsCopiedAsOrdinaryFiles) {
   EXPECT_EQ(read_text(directory_ / "out/optiq/metadata.json"), "{}");
 }
 
+TEST_F(HubTest, ACopyReplacesAnEarlierCopyAndNoOtherModel) {
+  const fs::path snapshot = pull(kModel, options_);
+  copy_snapshot(snapshot, directory_ / "out");
+  EXPECT_NO_THROW(copy_snapshot(snapshot, directory_ / "out"));
+  fs::create_directory(directory_ / "mine");
+  write_text(directory_ / "mine/config.json", "{}");
+  EXPECT_THROW(copy_snapshot(snapshot, directory_ / "mine"), std::invalid_argument);
+  EXPECT_EQ(read_text(directory_ / "mine/config.json"), "{}");
+}
+
 TEST(HubEnvironment, PathsAndTokensComeFromWherePythonLooks) {
   const TemporaryDirectory directory;
   for (const char* name : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME",

@@ -89,7 +89,7 @@ namespace {
 
 // Columns [begin, begin + columns) of x in the order of the format, zeros past K.
 void order_columns(const float* x, const InputRows& rows, std::int64_t begin,
-                          int columns, float* to) {
+                   int columns, float* to) {
   std::int32_t order[32];
   for (int i = 0; i < 32; ++i) order[i] = code_at(rows.bits, i);
   for (int c = 0; c < columns; c += 32) {

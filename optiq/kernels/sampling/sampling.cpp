@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -89,25 +90,45 @@ struct Head {
   double weight;
 };
 
+// Of unequal candidates: brings those to the front that are likelier than the ones
+// among which the running sum reaches `goal`, and these, of about the same logit,
+// behind them. Gives the range of the latter, and adds to `weight` what lies before it.
+std::pair<std::size_t, std::size_t> narrow(std::span<Candidate> part, double smallest,
+                                           double largest, double goal,
+                                           double& weight) {
+  constexpr int kBins = 1024;
+  const double scale = (kBins - 1) / (largest - smallest);
+  const auto bin_of = [&](const Candidate& c) {
+    return static_cast<int>((largest - c.logit) * scale);
+  };
+  std::array<double, kBins> sums{};
+  for (const Candidate& c : part) sums[static_cast<std::size_t>(bin_of(c))] += c.weight;
+  int bin = 0;
+  while (bin + 1 < kBins && weight + sums[static_cast<std::size_t>(bin)] < goal)
+    weight += sums[static_cast<std::size_t>(bin++)];
+  const auto first =
+      std::ranges::partition(part, [&](const Candidate& c) { return bin_of(c) < bin; });
+  const auto rest = std::ranges::partition(
+      first, [&](const Candidate& c) { return bin_of(c) == bin; });
+  return {static_cast<std::size_t>(first.begin() - part.begin()),
+          static_cast<std::size_t>(rest.begin() - part.begin())};
+}
+
 // Moves the fewest likeliest of `all` that weigh `goal` together, but at least one, to
-// its front, the last of them last. Halves are told apart, not sorted: O(n), where a
-// flat distribution leaves a whole vocabulary.
+// its front, the last of them last. Only the few about the last one are sorted: O(n),
+// where a flat distribution leaves a whole vocabulary.
 Head likeliest(std::span<Candidate> all, double goal) {
-  constexpr std::size_t kFew = 32;
+  constexpr std::size_t kFew = 64;
   std::size_t begin = 0, end = all.size();
   double weight = 0;
   while (end - begin > kFew) {
-    const std::size_t half = (end - begin) / 2;
     const auto part = all.subspan(begin, end - begin);
-    std::ranges::nth_element(part, part.begin() + static_cast<std::ptrdiff_t>(half),
-                             likelier);
-    const double more = sum_of(part.first(half));
-    if (weight + more < goal) {
-      weight += more;
-      begin += half;
-    } else {
-      end = begin + half;
-    }
+    const auto [low, high] =
+        std::ranges::minmax(part, {}, [](const Candidate& c) { return c.logit; });
+    if (low.logit == high.logit) break;
+    const auto [from, to] = narrow(part, low.logit, high.logit, goal, weight);
+    end = begin + to;
+    begin += from;
   }
   std::ranges::sort(all.subspan(begin, end - begin), likelier);
   while (begin < end && (begin == 0 || weight < goal)) weight += all[begin++].weight;
@@ -238,8 +259,9 @@ int Sampler::draw_filtered(std::span<const float> logits, float largest) {
     candidates_.resize(top_k);
   }
   if (!whole_mass) mass = sum_of(candidates_);
-  std::erase_if(candidates_,
-                [&](const Candidate& c) { return c.weight < options_.min_p; });
+  std::erase_if(candidates_, [&](const Candidate& c) {
+    return c.weight < options_.min_p || c.weight == 0;
+  });
   const std::span<Candidate> all = candidates_;
   const Head kept = options_.top_p < 1 ? likeliest(all, options_.top_p * mass)
                                        : Head{all.size(), sum_of(all)};

@@ -230,6 +230,7 @@ TEST(Sampler, DrawsWhatAWholeSortWouldDrawFromPeakedAndFlatRows) {
     std::vector<float> logits = random_floats(5000, 11, spread);
     // Equal ones too.
     for (std::size_t i = 0; i + 7 < logits.size(); i += 7) logits[i] = logits[i + 7];
+    logits[17] = logits[4000] = -kInfinity;
     for (const auto& [top_k, top_p, min_p] : {std::tuple{0, 0.9f, 0.0f},
                                               {0, 0.3f, 0.0f},
                                               {0, 0.999f, 0.1f},
