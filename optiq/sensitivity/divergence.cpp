@@ -67,6 +67,41 @@ double Divergence::standard_error() const {
   return std::sqrt(squares / (n - 1) / n);
 }
 
+void TokenDivergences::add(const float* reference, const float* logits, int vocab,
+                           std::span<const int> windows_of_rows) {
+  const std::size_t done = kl.size();
+  kl.resize(done + windows_of_rows.size());
+  same_top1.resize(kl.size());
+  kernels::kl_divergence(reference, logits,
+                         static_cast<std::int64_t>(windows_of_rows.size()), vocab,
+                         kl.data() + done, same_top1.data() + done);
+  windows.insert(windows.end(), windows_of_rows.begin(), windows_of_rows.end());
+}
+
+Divergence summarize(TokenDivergences tokens, bool with_p99) {
+  auto& kl = tokens.kl;
+  OPTIQ_CHECK(!kl.empty(), "a divergence needs tokens");
+  Divergence result;
+  const auto n_windows = static_cast<std::size_t>(std::ranges::max(tokens.windows) + 1);
+  std::vector<double> sums(n_windows), counts(n_windows);
+  for (std::size_t i = 0; i < kl.size(); ++i) {
+    sums[static_cast<std::size_t>(tokens.windows[i])] += kl[i];
+    counts[static_cast<std::size_t>(tokens.windows[i])] += 1;
+  }
+  for (std::size_t w = 0; w < sums.size(); ++w)
+    result.window_means.push_back(sums[w] / counts[w]);
+  const auto n = static_cast<double>(kl.size());
+  result.mean = std::accumulate(kl.begin(), kl.end(), 0.0) / n;
+  result.top1_agreement =
+      std::accumulate(tokens.same_top1.begin(), tokens.same_top1.end(), 0.0) / n;
+  if (with_p99) {
+    const auto at = static_cast<std::ptrdiff_t>(0.99 * (n - 1));
+    std::nth_element(kl.begin(), kl.begin() + at, kl.end());
+    result.p99 = kl[static_cast<std::size_t>(at)];
+  }
+  return result;
+}
+
 std::vector<float> InputStatistics::mean_squares(const std::string& path) const {
   const auto found = squares.find(path);
   if (found == squares.end()) return {};
@@ -229,9 +264,7 @@ void DivergenceMeter::rebase(const Extent& extent) {
 
 Divergence DivergenceMeter::measure(const Extent& extent) {
   const int vocab = model_.config().vocab_size;
-  std::vector<double> kl;         // of each measured token
-  std::vector<int> window_of_kl;  // and its window
-  std::vector<std::uint8_t> same;
+  TokenDivergences tokens;
   for_each_rows(extent, [&](const Rows& rows, std::span<const int> windows) {
     const float* reference = nullptr;
     std::optional<mx::array> computed;
@@ -246,33 +279,10 @@ Divergence DivergenceMeter::measure(const Extent& extent) {
       mx::eval(*computed);
       reference = computed->data<float>();
     }
-    const std::size_t done = kl.size();
-    kl.resize(done + windows.size());
-    same.resize(kl.size());
-    kernels::kl_divergence(reference, rows.logits.data<float>(),
-                           static_cast<std::int64_t>(windows.size()), vocab,
-                           kl.data() + done, same.data() + done);
-    window_of_kl.insert(window_of_kl.end(), windows.begin(), windows.end());
+    tokens.add(reference, rows.logits.data<float>(), vocab, windows);
   });
 
-  Divergence result;
-  const auto n_windows = static_cast<std::size_t>(window_of_kl.back() + 1);
-  std::vector<double> sums(n_windows), counts(n_windows);
-  for (std::size_t i = 0; i < kl.size(); ++i) {
-    sums[static_cast<std::size_t>(window_of_kl[i])] += kl[i];
-    counts[static_cast<std::size_t>(window_of_kl[i])] += 1;
-  }
-  for (std::size_t w = 0; w < sums.size(); ++w)
-    result.window_means.push_back(sums[w] / counts[w]);
-  const auto n = static_cast<double>(kl.size());
-  result.mean = std::accumulate(kl.begin(), kl.end(), 0.0) / n;
-  result.top1_agreement = std::accumulate(same.begin(), same.end(), 0.0) / n;
-  if (extent.with_p99) {
-    const auto at = static_cast<std::ptrdiff_t>(0.99 * (n - 1));
-    std::nth_element(kl.begin(), kl.begin() + at, kl.end());
-    result.p99 = kl[static_cast<std::size_t>(at)];
-  }
-  return result;
+  return summarize(std::move(tokens), extent.with_p99);
 }
 
 }  // namespace optiq::sensitivity
