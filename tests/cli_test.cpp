@@ -159,6 +159,15 @@ TEST_F(Cli, WrongUsageIsOneLineWithAHintAndExitsWithTwo) {
       {"convert", "demo", "--target-size", "0"},
       {"convert", "demo", "--method", "magic"},
       {"convert", "demo", "--candidate-bits", "four"},
+      {"kv-cache", "demo"},
+      {"kv-cache", "demo", "-o", "kv", "--target-bits", "nan"},
+      {"kv-cache", "demo", "-o", "kv", "--target-bits", "3"},
+      {"kv-cache", "demo", "-o", "kv", "--candidate-bits", "4,7"},
+      {"kv-cache", "demo", "-o", "kv", "--format", "nf4"},
+      {"kv-cache", "demo", "-o", "kv", "--format", "turbo", "--candidate-bits", "8"},
+      {"kv-cache", "demo", "-o", "kv", "--group-size", "48"},
+      {"kv-cache", "demo", "-o", "kv", "--n-samples", "0"},
+      {"kv-cache", "demo", "-o", "kv", "--seq-len", "100000"},
       {"eval", "demo", "--task", "perplexity", "--n-samples", "-1"},
       {"generate", "demo", "-p", "a", "--min-p", "nan"},
       {"generate", "demo", "-p", "a", "--temp", "inf"},
@@ -365,6 +374,9 @@ TEST_F(Cli, WorkThatCannotBeSavedIsNotBegun) {
         {"generate", "demo", "-p", "a", "--json", nowhere},
         {"inspect", "demo", "--html", nowhere},
         {"logits", "demo", "--input-ids", ids_file(7), "-o", directory_},
+        {"kv-cache", "demo", "-o", "/dev/null"},
+        {"kv-cache", "demo", "-o", "/proc/optiq/out"},
+        {"kv-cache", "demo", "-o", file("out"), "--calibration", nowhere},
         {"convert", "demo", "-o", "/dev/null"},
         {"convert", "demo", "-o", "/proc/optiq/out"},
         {"convert", "demo", "-o", file("out"), "--sensitivity", nowhere},
@@ -530,6 +542,39 @@ TEST_F(Cli, TheCacheIsQuantizedAsTheFlagsSay) {
   EXPECT_EQ(damaged.at("kv_formats")[0].at("k"), "affine 8-bit group 64");
   EXPECT_EQ(damaged.at("kv_formats")[1].at("v"), "affine 2-bit group 64");
   EXPECT_NE(damaged.at("nll"), summary_of(perplexity).at("nll"));
+}
+
+TEST_F(Cli, KvCacheWritesWhatGenerateAndInspectTake) {
+  const Outcome outcome =
+      run({"kv-cache", "demo", "-o", file("kv"), "--n-samples", "2", "--seq-len", "64",
+           "--target-bits", "6", "--center-keys", "--json", "-", "-q"});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  const json summary = json::parse(outcome.out);
+  for (const char* key : {"output", "layers", "average_bits", "bytes_per_token",
+                          "kl_mean", "kl_p99", "baselines"})
+    EXPECT_TRUE(summary.contains(key)) << key;
+  for (const char* name : {"uniform_4bit", "uniform_8bit"})
+    EXPECT_TRUE(summary.at("baselines").at(name).contains("kl_p99")) << name;
+  EXPECT_EQ(summary.at("average_bits"), 6);
+
+  const std::string config = file("kv/kv_config.json");
+  const Outcome answer = run({"generate", "demo", "-p", "What is 50 * 6?",
+                              "--kv-config", config, "--json", "-", "-q"});
+  ASSERT_EQ(answer.status, 0) << answer.err;
+  EXPECT_EQ(json::parse(answer.out).at("kv_bytes_per_token"),
+            summary.at("bytes_per_token"));
+  const Outcome shown = run({"inspect", "demo", "--kv-config", config, "--html",
+                             file("page.html"), "--json", "-"});
+  ASSERT_EQ(shown.status, 0) << shown.err;
+  EXPECT_EQ(json::parse(shown.out).at("kv_cache").size(), 2u);
+  EXPECT_NE(read_text(file("page.html")).find("KV cache"), std::string::npos);
+
+  // A damaged file of means is named.
+  fs::resize_file(file("kv/kv_means.safetensors"), 100);
+  const Outcome broken = run({"generate", "demo", "-p", "a", "--kv-config", config});
+  EXPECT_EQ(broken.status, 1);
+  expect_one_error_line(broken);
+  EXPECT_NE(broken.err.find("kv_means"), std::string::npos) << broken.err;
 }
 
 TEST_F(Cli, AKvConfigThatIsNotTheModelsIsOneLineAndExitsWithOne) {

@@ -1,12 +1,14 @@
 #include "cache_flags.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 #include <stdexcept>
 #include <vector>
 
 #include "command.h"
 #include "optiq/cache/kv_config.h"
+#include "optiq/cache/kv_means.h"
 
 namespace optiq::app {
 namespace {
@@ -69,7 +71,12 @@ cache::CacheOptions cache_options_of(const CacheFlags& flags, std::uint64_t seed
   cache::CacheOptions options;
   options.seed = seed;
   options.quantized_start = flags.quantized_start;
-  if (!flags.config.empty()) options.layers = cache::load_kv_config(flags.config);
+  if (!flags.config.empty()) {
+    const std::filesystem::path file(flags.config);
+    options.layers = cache::load_kv_config(file);
+    const auto means = file.parent_path() / cache::kKvMeansFile;
+    if (std::filesystem::exists(means)) options.k_means = cache::load_kv_means(means);
+  }
   if (flags.bits > 0) {
     const KvFormat format = format_of(flags);
     options.formats = {format, format};

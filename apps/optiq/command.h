@@ -45,6 +45,7 @@ Run add_eval(CLI::App& app);
 Run add_generate(CLI::App& app);
 Run add_info(CLI::App& app);
 Run add_inspect(CLI::App& app);
+Run add_kv_cache(CLI::App& app);
 Run add_logits(CLI::App& app);
 Run add_pull(CLI::App& app);
 

@@ -7,6 +7,8 @@ constexpr Command kCommands[] = {
     {"convert", "Measure a model, choose bits for each layer, and write it",
      add_convert},
     {"inspect", "Show the bits and the sensitivity of each layer", add_inspect},
+    {"kv-cache", "Measure each layer's key-value cache, and choose its bits",
+     add_kv_cache},
     {"generate", "Answer one prompt", add_generate},
     {"chat", "Talk with a model, line by line", add_chat},
     {"logits", "Write the logits of given tokens to a file", add_logits},

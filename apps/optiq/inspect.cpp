@@ -1,6 +1,8 @@
 #include "optiq/convert/inspect.h"
 
+#include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "command.h"
 #include "optiq/base/file.h"
@@ -13,11 +15,15 @@ namespace {
 struct Options {
   std::string directory;
   std::string html;
+  std::string kv_config;
 };
 
 void run_inspect(const Options& options, Context& context) {
   const convert::Inspection inspection =
-      convert::inspect(find_model(options.directory));
+      convert::inspect(find_model(options.directory),
+                       options.kv_config.empty()
+                           ? std::nullopt
+                           : std::optional<std::filesystem::path>(options.kv_config));
   Table table({"layer", ">bits", ">group", "mode", ">bytes", ">sensitivity"});
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
   for (const auto& layer : inspection.layers) {
@@ -47,7 +53,29 @@ void run_inspect(const Options& options, Context& context) {
       format_bytes(static_cast<std::uint64_t>(inspection.bytes)), inspection.bpw_disk,
       inspection.bpw);
   if (!options.html.empty()) context.out.print("{}\n", options.html);
+  nlohmann::ordered_json caches = nlohmann::ordered_json::array();
+  if (!inspection.caches.empty()) {
+    Table cached({">layer", "keys", "values", "sensitivity"});
+    for (const auto& cache : inspection.caches) {
+      const auto& [k, v] = cache.entry.formats;
+      std::string sensitivity;
+      nlohmann::ordered_json by_bits = nlohmann::ordered_json::object();
+      for (const auto& [bits, kl] : cache.sensitivities) {
+        sensitivity +=
+            fmt::format("{}{} bits {:.3e}", sensitivity.empty() ? "" : ", ", bits, kl);
+        by_bits[std::to_string(bits)] = kl;
+      }
+      cached.add_row({std::to_string(cache.entry.layer_idx), describe(k), describe(v),
+                      sensitivity});
+      caches.push_back({{"layer_idx", cache.entry.layer_idx},
+                        {"k", describe(k)},
+                        {"v", describe(v)},
+                        {"sensitivities", by_bits}});
+    }
+    context.out.print("\n{}", cached.text());
+  }
   context.out.summary({{"layers", layers},
+                       {"kv_cache", caches},
                        {"bytes", inspection.bytes},
                        {"params", inspection.params},
                        {"bpw", inspection.bpw},
@@ -60,6 +88,9 @@ Run add_inspect(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("DIR", options->directory, "A converted model")->required();
   app.add_option("--html", options->html, "Also write a page to look at")
+      ->type_name("FILE");
+  app.add_option("--kv-config", options->kv_config,
+                 "A kv_config.json to show too (default: DIR's, or DIR/optiq's)")
       ->type_name("FILE");
   return [options](Context& context) { run_inspect(*options, context); };
 }

@@ -86,9 +86,12 @@ KvCache::KvCache(std::vector<LayerShape> shapes, const CacheOptions& options)
     layer->k_signs = signs_of(k, shape.head_dim, options.seed, index, 0);
     layer->v_signs = signs_of(v, shape.head_dim, options.seed, index, 1);
     if (const auto mean = options.k_means.find(index); mean != options.k_means.end()) {
-      OPTIQ_CHECK(mean->second.size() ==
-                      static_cast<std::size_t>(shape.n_kv_heads) * shape.head_dim,
-                  "a mean for each channel of the keys");
+      const auto n = static_cast<std::size_t>(shape.n_kv_heads) *
+                     static_cast<std::size_t>(shape.head_dim);
+      if (mean->second.size() != n)
+        throw CheckpointError(
+            fmt::format("means of keys: layer {}: expected {} values, found {}", index,
+                        n, mean->second.size()));
       layer->k_mean = mean->second;
     }
     layer->transform = {pointer(layer->k_signs), pointer(layer->v_signs),

@@ -37,6 +37,10 @@ std::string tie_key(const std::string& path) {
   return path;
 }
 
+const QuantSpec& spec_of(const sensitivity::Choice& choice) {
+  return std::get<QuantSpec>(choice.spec);
+}
+
 // Items with choices -> plan, whatever the choices stand for. Matrices without an item
 // keep their format of `rest`.
 Plan solve(const checkpoint::Checkpoint& source, const std::vector<Matrix>& matrices,
@@ -56,8 +60,8 @@ Plan solve(const checkpoint::Checkpoint& source, const std::vector<Matrix>& matr
     Plan plan = rest;
     for (std::size_t t = 0; t < tied.items.size(); ++t)
       for (std::size_t i : tied.members[t])
-        plan[items[i].name] =
-            tied.items[t].choices[static_cast<std::size_t>(allocation.choices[t])].spec;
+        plan[items[i].name] = spec_of(
+            tied.items[t].choices[static_cast<std::size_t>(allocation.choices[t])]);
     return plan;
   };
   if (!budget.target_size)
@@ -74,7 +78,7 @@ Plan solve(const checkpoint::Checkpoint& source, const std::vector<Matrix>& matr
     return bytes;
   };
   Plan plan = rest;
-  for (const Item& item : items) plan[item.name] = item.choices.front().spec;
+  for (const Item& item : items) plan[item.name] = spec_of(item.choices.front());
   std::int64_t limit =
       *budget.target_size - (planned_bytes(source, plan) - item_bytes(plan));
   for (int attempt = 0; attempt < 8; ++attempt) {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "optiq/base/file.h"
+#include "optiq/cache/kv_config.h"
 #include "optiq/checkpoint/checkpoint.h"
 #include "optiq/checkpoint/json_file.h"
 #include "optiq/checkpoint/names.h"
@@ -53,9 +54,45 @@ std::pair<int, std::string> walk_order(const std::string& path) {
   return {std::atoi(path.c_str() + at + 7), path};
 }
 
+// {"4": 0.01, ...}; what is not of this form is left out.
+std::map<int, double> by_bits(const json& layer, const char* key) {
+  std::map<int, double> values;
+  if (!layer.contains(key) || !layer[key].is_object()) return values;
+  for (const auto& [bits, value] : layer[key].items())
+    if (value.is_number()) values[std::atoi(bits.c_str())] = value.get<double>();
+  return values;
+}
+
+std::vector<InspectedCache> read_caches(const fs::path& config) {
+  std::vector<InspectedCache> caches;
+  for (const auto& entry : cache::load_kv_config(config))
+    caches.push_back({entry, {}, {}, {}});
+  const fs::path file = config.parent_path() / "kv_sensitivity.json";
+  if (!fs::exists(file)) return caches;
+  for (const json& layer :
+       checkpoint::parse_json_list(read_file(file, kSidecarLimit), file)) {
+    if (!layer.is_object() || !layer.contains("layer_idx")) continue;
+    for (InspectedCache& cache : caches) {
+      if (layer["layer_idx"] != cache.entry.layer_idx) continue;
+      cache.sensitivities = by_bits(layer, "sensitivities");
+      cache.k_sensitivities = by_bits(layer, "k_sensitivities");
+      cache.v_sensitivities = by_bits(layer, "v_sensitivities");
+    }
+  }
+  return caches;
+}
+
+std::vector<InspectedCache> find_caches(const fs::path& directory) {
+  for (const fs::path& file :
+       {directory / "kv_config.json", directory / "optiq" / "kv_config.json"})
+    if (fs::exists(file)) return read_caches(file);
+  return {};
+}
+
 }  // namespace
 
-Inspection inspect(const fs::path& directory) {
+Inspection inspect(const fs::path& directory,
+                   const std::optional<fs::path>& kv_config) {
   const auto source = checkpoint::Checkpoint::open(
       directory, {checkpoint::Residency::kMapped, /*check_finite=*/false});
   const auto quantization =
@@ -63,6 +100,7 @@ Inspection inspect(const fs::path& directory) {
   const auto sensitivities = read_sensitivities(directory);
 
   Inspection result;
+  result.caches = kv_config ? read_caches(*kv_config) : find_caches(directory);
   double bits = 0, quantized_params = 0;
   for (const std::string& name : source.names()) {
     const checkpoint::TensorInfo& tensor = source.info(name);

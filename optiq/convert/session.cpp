@@ -11,6 +11,7 @@
 #include "optiq/convert/mlx_form.h"
 #include "optiq/models/registry.h"
 #include "optiq/quantize/linear_weight.h"
+#include "optiq/sensitivity/sample_tokens.h"
 #include "optiq/sensitivity/static_costs.h"
 #include "optiq/text/chat_template.h"
 #include "optiq/text/tokenizer.h"
@@ -30,46 +31,20 @@ checkpoint::Checkpoint open_source(const Options& options) {
   return source;
 }
 
-// Messages without a template are their text, role by role.
-std::string plain_text(const json& messages) {
-  std::string text;
-  for (const json& message : messages) {
-    text += message.value("role", "user") + ": ";
-    if (message.contains("content") && message["content"].is_string())
-      text += message["content"].get<std::string>();
-    text += "\n";
-  }
-  return text;
-}
-
 sensitivity::Calibration draw_calibration(const Options& options) {
   const auto tokenizer = text::Tokenizer::load(options.model);
   const auto chat = text::ChatTemplate::load(options.model, tokenizer);
   const auto samples = options.calibration == "builtin"
                            ? sensitivity::builtin_samples()
                            : sensitivity::read_samples(options.calibration);
-  const auto tokenize = [&](const json& sample) {
-    if (sample.contains("text"))
-      return tokenizer.encode(sample["text"].get<std::string>());
-    if (chat) {
-      text::ChatOptions chat_options;
-      chat_options.add_generation_prompt = false;
-      if (sample.contains("tools")) chat_options.tools = sample["tools"];
-      try {
-        return tokenizer.encode(chat->render(sample["messages"], chat_options));
-      } catch (const std::invalid_argument&) {
-        // The template refuses these messages (a role it does not know, say).
-      }
-    }
-    return tokenizer.encode(plain_text(sample["messages"]));
-  };
   sensitivity::CalibrationOptions calibration;
   calibration.source = options.calibration;
   calibration.n_windows = options.n_calibration;
   calibration.window_tokens = options.calibration_length;
   calibration.n_held_out = std::max(1, options.n_calibration / 3);
   calibration.seed = options.seed;
-  return sensitivity::make_calibration(samples, calibration, tokenize);
+  return sensitivity::make_calibration(samples, calibration,
+                                       sensitivity::tokenize_with(tokenizer, chat));
 }
 
 // The rule of mlx-optiq: the model's own weights where they take at most 70 % of the

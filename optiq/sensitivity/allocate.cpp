@@ -27,10 +27,10 @@ void check(std::span<const Item> items) {
           fmt::format("[allocate] {} has weight {}", item.name, item.weight));
     for (const Choice& choice : item.choices)
       if (!std::isfinite(item.weight * choice.cost) || choice.bytes < 0 ||
-          choice.spec.bits <= 0)
+          bits_of(choice.spec) <= 0)
         throw std::invalid_argument(
             fmt::format("[allocate] {} at {} bits has cost {} and {} bytes", item.name,
-                        choice.spec.bits, choice.cost, choice.bytes));
+                        bits_of(choice.spec), choice.cost, choice.bytes));
   }
 }
 
@@ -124,8 +124,12 @@ BudgetUnit unit_of(const Budget& budget) {
                                                     : BudgetUnit::kBits;
 }
 
+int bits_of(const Spec& spec) {
+  return std::visit([](const auto& s) { return s.bits; }, spec);
+}
+
 std::int64_t units(const Item& item, const Choice& choice, BudgetUnit unit) {
-  return unit == BudgetUnit::kBytes ? choice.bytes : choice.spec.bits * item.params;
+  return unit == BudgetUnit::kBytes ? choice.bytes : bits_of(choice.spec) * item.params;
 }
 
 Allocation allocate(std::span<const Item> items, const Budget& budget) {

@@ -6,21 +6,27 @@
 #include <variant>
 #include <vector>
 
+#include "optiq/kernels/kv_page/kv_format.h"
 #include "optiq/kernels/quant_mode.h"
 
 namespace optiq::sensitivity {
 
-/// One way to store an item. A dense 16-bit choice is a spec with 16 bits.
+/// How an item is stored: a weight matrix, or the keys or values of a layer. A dense
+/// 16-bit choice is a spec with 16 bits.
+using Spec = std::variant<QuantSpec, KvFormat>;
+int bits_of(const Spec& spec);
+
+/// One way to store an item.
 struct Choice {
-  QuantSpec spec;
-  std::int64_t bytes = 0;  // on disk, scales and biases included
+  Spec spec;
+  std::int64_t bytes = 0;  // scales and biases included
   double cost = 0;         // KL(full || only this item quantized), nats; may be noisy
 };
 
-/// A tensor, or several that share one choice.
+/// A tensor, or several that share one choice; or what a layer caches of a token.
 struct Item {
   std::string name;
-  std::int64_t params = 0;
+  std::int64_t params = 0;  // values
   std::vector<Choice> choices;
   double weight = 1;  // multiplies every cost: protection
 };

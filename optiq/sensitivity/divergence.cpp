@@ -83,6 +83,41 @@ double Divergence::standard_error() const {
   return std::sqrt(squares / (n - 1) / n);
 }
 
+void TokenDivergences::add(const float* reference, const float* logits, int vocab,
+                           std::span<const int> windows_of_rows) {
+  const std::size_t done = kl.size();
+  kl.resize(done + windows_of_rows.size());
+  same_top1.resize(kl.size());
+  kernels::kl_divergence(reference, logits,
+                         static_cast<std::int64_t>(windows_of_rows.size()), vocab,
+                         kl.data() + done, same_top1.data() + done);
+  windows.insert(windows.end(), windows_of_rows.begin(), windows_of_rows.end());
+}
+
+Divergence summarize(TokenDivergences tokens, bool with_p99) {
+  auto& kl = tokens.kl;
+  OPTIQ_CHECK(!kl.empty(), "a divergence needs tokens");
+  Divergence result;
+  const auto n_windows = static_cast<std::size_t>(std::ranges::max(tokens.windows) + 1);
+  std::vector<double> sums(n_windows), counts(n_windows);
+  for (std::size_t i = 0; i < kl.size(); ++i) {
+    sums[static_cast<std::size_t>(tokens.windows[i])] += kl[i];
+    counts[static_cast<std::size_t>(tokens.windows[i])] += 1;
+  }
+  for (std::size_t w = 0; w < sums.size(); ++w)
+    result.window_means.push_back(sums[w] / counts[w]);
+  const auto n = static_cast<double>(kl.size());
+  result.mean = std::accumulate(kl.begin(), kl.end(), 0.0) / n;
+  result.top1_agreement =
+      std::accumulate(tokens.same_top1.begin(), tokens.same_top1.end(), 0.0) / n;
+  if (with_p99) {
+    const auto at = static_cast<std::ptrdiff_t>(0.99 * (n - 1));
+    std::nth_element(kl.begin(), kl.begin() + at, kl.end());
+    result.p99 = kl[static_cast<std::size_t>(at)];
+  }
+  return result;
+}
+
 std::vector<float> InputStatistics::mean_squares(const std::string& path) const {
   const auto found = squares.find(path);
   if (found == squares.end()) return {};
@@ -242,9 +277,7 @@ Divergence DivergenceMeter::measure(const Extent& extent) {
   const int n_windows = covered_windows(extent);
   const int head_rows = this->head_rows();
   const Answers& answers = rebased_ ? *rebased_ : reference_;
-  std::vector<double> kl;         // of each measured token
-  std::vector<int> window_of_kl;  // and its window
-  std::vector<std::uint8_t> same;
+  TokenDivergences tokens;
   for (std::size_t g = 0; g < groups_.size(); ++g) {
     if (groups_[g].first_window >= n_windows) break;
     const Part part = run(g, n_windows);
@@ -268,36 +301,15 @@ Divergence DivergenceMeter::measure(const Extent& extent) {
           mx::eval(*computed);
           reference = computed->data<float>();
         }
-        const std::size_t done = kl.size();
-        kl.resize(done + static_cast<std::size_t>(end - begin));
-        same.resize(kl.size());
-        kernels::kl_divergence(reference, logits.data<float>(), end - begin, vocab,
-                               kl.data() + done, same.data() + done);
+        std::vector<int> windows;
         for (int i = begin; i < end; ++i)
-          window_of_kl.push_back(
+          windows.push_back(
               part.window_of_row[static_cast<std::size_t>(2 * i + parity)]);
+        tokens.add(reference, logits.data<float>(), vocab, windows);
       }
     }
   }
-
-  Divergence result;
-  const auto n_measured = static_cast<std::size_t>(window_of_kl.back() + 1);
-  std::vector<double> sums(n_measured), counts(n_measured);
-  for (std::size_t i = 0; i < kl.size(); ++i) {
-    sums[static_cast<std::size_t>(window_of_kl[i])] += kl[i];
-    counts[static_cast<std::size_t>(window_of_kl[i])] += 1;
-  }
-  for (std::size_t w = 0; w < sums.size(); ++w)
-    result.window_means.push_back(sums[w] / counts[w]);
-  const auto n = static_cast<double>(kl.size());
-  result.mean = std::accumulate(kl.begin(), kl.end(), 0.0) / n;
-  result.top1_agreement = std::accumulate(same.begin(), same.end(), 0.0) / n;
-  if (extent.with_p99) {
-    const auto at = static_cast<std::ptrdiff_t>(0.99 * (n - 1));
-    std::nth_element(kl.begin(), kl.begin() + at, kl.end());
-    result.p99 = kl[static_cast<std::size_t>(at)];
-  }
-  return result;
+  return summarize(std::move(tokens), extent.with_p99);
 }
 
 }  // namespace optiq::sensitivity

@@ -24,6 +24,20 @@ struct Divergence {
   double standard_error() const;  // of the mean, over windows
 };
 
+/// Divergences token by token, each with the window that it lies in.
+struct TokenDivergences {
+  std::vector<double> kl;
+  std::vector<std::uint8_t> same_top1;
+  std::vector<int> windows;
+
+  /// Adds rows of logits. Shapes  reference, logits [windows_of_rows.size(), vocab]
+  void add(const float* reference, const float* logits, int vocab,
+           std::span<const int> windows_of_rows);
+};
+
+/// Means and percentiles of tokens in windows 0, 1, ..., none of them empty.
+Divergence summarize(TokenDivergences tokens, bool with_p99);
+
 /// Sums of squares of each linear module's input: the diagonal of sum x x^T.
 struct InputStatistics {
   std::unordered_map<std::string, std::vector<float>> squares;  // by module path, [K]
