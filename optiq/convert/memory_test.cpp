@@ -136,7 +136,6 @@ TEST(ConvertMemory, AModelMeasuredInFourBitsIsNeverHeldInFloat) {
       fs::temp_directory_path() / ("optiq-memory-test-" + std::to_string(::getpid()));
   fs::remove_all(work);
   const std::int64_t float_bytes = write_random_model(work / "model");
-  // Malloc keeps what it was once given; what a test before this one freed counts not.
   Options o;
   o.model = work / "model";
   o.model_name = "random";
@@ -147,6 +146,8 @@ TEST(ConvertMemory, AModelMeasuredInFourBitsIsNeverHeldInFloat) {
   o.calibration_length = 16;
   o.skip_baselines = true;
   o.refine = false;
+  o.protection = Protection::kOff;
+  o.rounding = quantize::Search::kMlx;  // sooner done
   AnonymousPeak peak;
   const Result result = convert(o);
   const std::int64_t held = peak.stop();
