@@ -108,6 +108,11 @@ void print(const convert::KvCacheResult& result, Output& out) {
             result.chosen == "measured"
                 ? ""
                 : ", kept because it is better than the measured mix at no more bytes");
+  for (const auto& [name, v] : result.baselines)
+    if (v.bytes_per_token <= result.verified.bytes_per_token &&
+        v.kl_mean < result.verified.kl_mean)
+      out.print("{} is better at no more bytes: add its width to --candidate-bits\n",
+                name);
   out.print("{}: in {}\n", (result.output / "kv_config.json").string(),
             format_duration(result.seconds));
 }

@@ -18,7 +18,10 @@ using sensitivity::CacheMeter;
 using sensitivity::KvPlan;
 using sensitivity::KvSensitivity;
 
-constexpr std::size_t kSwaps = 8;
+// Swaps that a joint measurement tries: each is a forward call over all sequences.
+std::size_t n_swaps(std::size_t n_parts) {
+  return std::clamp<std::size_t>(n_parts / 2, 2, 8);
+}
 
 struct Contender {
   std::string label;
@@ -176,9 +179,10 @@ KvCacheResult choose_kv_cache(models::Model& model,
       sensitivity::allocate(sensitivity::kv_items(result.sensitivities),
                             sensitivity::BitsPerWeight{options.target_bits});
   progress("joint verification", 0, 3);
-  const KvPlan measured = sensitivity::refine_kv(result.sensitivities, allocation,
-                                                 meter, measure.cache, kSwaps)
-                              .plan;
+  const KvPlan measured =
+      sensitivity::refine_kv(result.sensitivities, allocation, meter, measure.cache,
+                             n_swaps(result.sensitivities.size()))
+          .plan;
   progress("joint verification", 1, 3);
 
   const auto verify = [&](const KvPlan& plan) {

@@ -274,7 +274,8 @@ TEST_F(KvCacheRun, NoUniformCacheOfAtMostTheSameBytesIsBetterOnTheHeldOutText) {
     for (double target : {3.0, 3.5, 4.5}) {
       KvCacheOptions o = options("out");
       o.format = format;
-      o.candidate_bits = {2, 3, 4};
+      // Every width that such a cache can have.
+      if (o.format == "affine") o.candidate_bits = {2, 3, 4, 5, 6, 8};
       o.target_bits = target;
       o.separate_kv = true;
       const KvCacheResult result = run(o);

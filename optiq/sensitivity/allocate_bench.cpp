@@ -27,10 +27,10 @@ std::vector<Item> make_items(const std::vector<int>& widths, double spread, int 
     Item item{"x", sizes[i % 7], {}, 1};
     const double sensitivity = std::exp(spread * normal(random));
     for (int bits : widths)
-      item.choices.push_back(
-          {{QuantMode::kAffine, bits, 64},
-           item.params / 8 * bits + item.params / 16,
-           sensitivity * relative_squared_error({QuantMode::kAffine, bits, 64})});
+      item.choices.push_back({QuantSpec{QuantMode::kAffine, bits, 64},
+                              item.params / 8 * bits + item.params / 16,
+                              sensitivity * relative_squared_error(QuantSpec{
+                                                QuantMode::kAffine, bits, 64})});
     items.push_back(std::move(item));
   }
   return items;

@@ -35,9 +35,8 @@ std::vector<Item> random_items(const Shape& shape, std::mt19937& random) {
       if (random() % 10 == 0 && bits != 4) continue;
       const double cost =
           sensitivity * std::exp2(-2.0 * bits) * std::exp(shape.noise * normal(random));
-      item.choices.push_back({{QuantMode::kAffine, bits, 64},
-                              item.params * bits + (item.params + 3) / 4,
-                              cost});
+      item.choices.push_back({QuantSpec{QuantMode::kAffine, bits, 64},
+                              item.params * bits + (item.params + 3) / 4, cost});
     }
     std::ranges::shuffle(item.choices, random);
     items.push_back(std::move(item));
@@ -143,8 +142,8 @@ TEST(Allocate, PutsAnEighthAtEightBitsForAnAverageOfFourAndAHalf) {
   for (int i = 0; i < 64; ++i)
     items.push_back({"layer",
                      1000,
-                     {{{QuantMode::kAffine, 4, 64}, 562, 1.0 + i},
-                      {{QuantMode::kAffine, 8, 64}, 1062, 0.001}}});
+                     {{QuantSpec{QuantMode::kAffine, 4, 64}, 562, 1.0 + i},
+                      {QuantSpec{QuantMode::kAffine, 8, 64}, 1062, 0.001}}});
   const Allocation a = allocate(items, BitsPerWeight{4.5});
   for (int i = 0; i < 64; ++i) EXPECT_EQ(a.choices[i], i >= 56) << i;
   EXPECT_EQ(a.used, a.limit);
@@ -153,7 +152,8 @@ TEST(Allocate, PutsAnEighthAtEightBitsForAnAverageOfFourAndAHalf) {
 TEST(Allocate, MeetsABudgetThatIsExactlyTheSmallest) {
   // 4.1 and the like are not binary fractions; the sum must not fall below by rounding.
   for (int bits : {2, 3, 5, 6}) {
-    std::vector<Item> items(7, {"x", 333, {{{QuantMode::kAffine, bits, 64}, 1, 1.0}}});
+    std::vector<Item> items(
+        7, {"x", 333, {{QuantSpec{QuantMode::kAffine, bits, 64}, 1, 1.0}}});
     EXPECT_EQ(allocate(items, BitsPerWeight{static_cast<double>(bits)}).used,
               bits * 333 * 7);
   }
@@ -162,8 +162,8 @@ TEST(Allocate, MeetsABudgetThatIsExactlyTheSmallest) {
 TEST(Allocate, SaysTheSmallestBudgetThatWouldDo) {
   const std::vector<Item> items(3, {"x",
                                     100,
-                                    {{{QuantMode::kAffine, 3, 64}, 44, 2.0},
-                                     {{QuantMode::kAffine, 4, 64}, 56, 1.0}}});
+                                    {{QuantSpec{QuantMode::kAffine, 3, 64}, 44, 2.0},
+                                     {QuantSpec{QuantMode::kAffine, 4, 64}, 56, 1.0}}});
   for (const Budget& budget : {Budget(BitsPerWeight{2.5}), Budget(TotalBytes{131})}) {
     try {
       allocate(items, budget);
@@ -182,23 +182,23 @@ TEST(Allocate, SaysTheSmallestBudgetThatWouldDo) {
 TEST(Allocate, NeverTakesAWiderChoiceThatCostsMore) {
   std::vector<Item> items(2, {"x",
                               10,
-                              {{{QuantMode::kAffine, 4, 64}, 5, 0.1},
-                               {{QuantMode::kAffine, 5, 64}, 6, 0.3},
-                               {{QuantMode::kAffine, 8, 64}, 9, 0.1}}});
+                              {{QuantSpec{QuantMode::kAffine, 4, 64}, 5, 0.1},
+                               {QuantSpec{QuantMode::kAffine, 5, 64}, 6, 0.3},
+                               {QuantSpec{QuantMode::kAffine, 8, 64}, 9, 0.1}}});
   EXPECT_EQ(allocate(items, BitsPerWeight{8}).choices, (std::vector<int>{0, 0}));
 }
 
 TEST(Allocate, ProtectionGoesFirst) {
   std::vector<Item> items(4, {"x",
                               10,
-                              {{{QuantMode::kAffine, 4, 64}, 5, 0.1},
-                               {{QuantMode::kAffine, 8, 64}, 9, 0.0}}});
+                              {{QuantSpec{QuantMode::kAffine, 4, 64}, 5, 0.1},
+                               {QuantSpec{QuantMode::kAffine, 8, 64}, 9, 0.0}}});
   items[2].weight = 100;
   EXPECT_EQ(allocate(items, BitsPerWeight{5}).choices, (std::vector<int>{0, 0, 1, 0}));
 }
 
 TEST(Allocate, RefusesWhatIsNotANumber) {
-  const Item good{"x", 10, {{{QuantMode::kAffine, 4, 64}, 5, 0.1}}};
+  const Item good{"x", 10, {{QuantSpec{QuantMode::kAffine, 4, 64}, 5, 0.1}}};
   const double nan = std::numeric_limits<double>::quiet_NaN();
   EXPECT_THROW(allocate({}, BitsPerWeight{5}), std::invalid_argument);
   for (double bits : {nan, -1.0, 0.0, std::numeric_limits<double>::infinity()})
