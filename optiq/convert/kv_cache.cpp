@@ -200,10 +200,12 @@ KvCacheResult choose_kv_cache(models::Model& model,
   for (Contender& uniform : uniform_contenders(
            shapes, options.format, sensitivity::page_bytes(shapes, measured))) {
     const KvVerified verified = verify(uniform.plan);
-    result
-        .baselines[baseline_name(uniform.plan.begin()->second.k, options.group_size)] =
-        verified;
-    if (verified.kl_mean >= result.verified.kl_mean) continue;
+    const KvFormat& format = uniform.plan.begin()->second.k;
+    result.baselines[baseline_name(format, options.group_size)] = verified;
+    // Other widths than those that were asked for are only shown.
+    const bool asked_for =
+        std::ranges::find(formats, format.bits, &KvFormat::bits) != formats.end();
+    if (!asked_for || verified.kl_mean >= result.verified.kl_mean) continue;
     result.plan = uniform.plan;
     result.chosen = uniform.label;
     result.verified = verified;
