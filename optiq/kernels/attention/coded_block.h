@@ -218,11 +218,13 @@ OPTIQ_INLINE void round_weights(const float* p, const std::byte* scales,
   __builtin_memcpy(&most, &bits, 4);
   const bool usable = most > kSmallestRounded && most < kLargestRounded;
   const float inverse = usable ? 127.0f / most : 0.0f;
+  const VecInt kept = VecInt{} - (int)usable;  // what is not finite has no code
   VecInt sum{};
 #pragma GCC unroll 16
   for (int i = 0; i < kVectors; ++i) {
     const VecInt code =
-        to_int(multiply_add(x[i], broadcast(inverse), load(kSpread.at + i * kLanes)));
+        to_int(multiply_add(x[i], broadcast(inverse), load(kSpread.at + i * kLanes))) &
+        kept;
     sum += code;
     store_low_bytes(to.codes + i * kLanes, code);
   }
