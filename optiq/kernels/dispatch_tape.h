@@ -26,10 +26,7 @@ class DispatchTape {
     for (const auto& kernel : kernels_) kernel();
   }
 
-  std::size_t size() const { return kernels_.size(); }
-
  private:
-  friend class TapeRecording;
   friend class FusedPrimitive;
   std::vector<std::function<void()>> kernels_;
   std::vector<std::shared_ptr<mx::array::Data>> memory_;
