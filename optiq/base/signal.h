@@ -13,6 +13,11 @@ void install_interrupt_handler();
 /// True once the user asked to stop.
 bool interrupted() noexcept;
 
+/// Sleeps until the user asks to stop.
+///
+/// Requires  install_interrupt_handler() before
+void wait_for_interrupt();
+
 /// Throws Interrupted if the user asked to stop. Cost: one load.
 void throw_if_interrupted();
 

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <csignal>
+#include <thread>
 
 #include "optiq/base/error.h"
 
@@ -17,6 +20,17 @@ TEST(Signal, CtrlCIsSeenAtTheNextLookAndCanBeForgotten) {
   EXPECT_THROW(throw_if_interrupted(), Interrupted);
   clear_interrupt();
   EXPECT_NO_THROW(throw_if_interrupted());
+}
+
+TEST(Signal, ASleeperWakesEachTimeItIsAsked) {
+  install_interrupt_handler();
+  for (int round = 0; round < 3; ++round) {
+    std::thread sleeper([] { wait_for_interrupt(); });
+    ::kill(::getpid(), SIGTERM);
+    sleeper.join();
+    EXPECT_TRUE(interrupted());
+    clear_interrupt();
+  }
 }
 
 TEST(SignalDeathTest, ASecondCtrlCEndsTheProgramAtOnce) {

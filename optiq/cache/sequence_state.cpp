@@ -106,6 +106,12 @@ kernels::PagedKv SequenceState::pages(int i) const {
   return {pages, pages_.owner()};
 }
 
+void SequenceState::for_each_page(
+    const std::function<void(const void* page, std::size_t bytes)>& use) const {
+  for (int i = 0; i < pages_.size(); ++i)
+    use(pages_.data()[i], cache_->store().page_bytes(i < pages_.first_pages() ? 0 : 1));
+}
+
 std::vector<mx::array> SequenceState::arrays() const {
   std::vector<mx::array> all;
   for (const auto& state : recurrent_)

@@ -1,5 +1,6 @@
 // What the layers of a model remember of one sequence.
 #pragma once
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -68,6 +69,10 @@ class SequenceState {
 
   /// The pages of an attention layer, for paged_attention.
   kernels::PagedKv pages(int i) const;
+
+  /// Each page that it holds, with its size: to count what sequences share.
+  void for_each_page(
+      const std::function<void(const void* page, std::size_t bytes)>& use) const;
 
   /// The recurrent layers' arrays, for mx::eval.
   std::vector<mx::array> arrays() const;

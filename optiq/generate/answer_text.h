@@ -25,6 +25,9 @@ class AnswerText {
   std::string finish();
 
   bool stopped() const { return stops_.found(); }
+
+  /// The stop string that was found.
+  const std::string& stop_string() const { return stops_.match(); }
   const std::string& text() const { return text_; }
 
  private:

@@ -30,6 +30,10 @@ class DecodeStep {
   mx::array operator()(const std::vector<cache::SequenceState*>& states,
                        std::span<const int> ids);
 
+  /// Gives back what is held of the last call's sequences. To be called when one of
+  /// them goes.
+  void forget() { taped_.reset(); }
+
  private:
   struct Taped {
     models::Batch batch;

@@ -64,10 +64,13 @@ mx::array Decoder::layer(int i, const mx::array& x, const Batch& batch) {
   return layer.mlp(kernels::rms_norm(mixed, layer.post_norm, eps), mixed, call);
 }
 
+mx::array Decoder::final_norm(const mx::array& x) {
+  return kernels::rms_norm(x, norm_, static_cast<float>(config_.rms_norm_eps));
+}
+
 mx::array Decoder::head(const mx::array& x, kernels::Activation activation) {
   const LinearModule& module = head_ ? *head_ : embedding_;
-  const mx::array normed =
-      kernels::rms_norm(x, norm_, static_cast<float>(config_.rms_norm_eps));
+  const mx::array normed = final_norm(x);
   if (observer_) observer_(module, normed);
   return kernels::linear(normed, module.weight, {activation, std::nullopt});
 }

@@ -32,6 +32,7 @@ class Decoder final : public Model {
   const checkpoint::ModelConfig& config() const override { return config_; }
   mx::array embed(const mx::array& ids) override;
   mx::array layer(int i, const mx::array& x, const Batch& batch) override;
+  mx::array final_norm(const mx::array& x) override;
   mx::array head(const mx::array& x, kernels::Activation activation) override;
   std::function<mx::array(const mx::array&)> reference_head() const override;
   std::vector<LinearModule*> linears() override;

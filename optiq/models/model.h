@@ -70,6 +70,9 @@ class Model {
   /// One block. Shapes  x [T, hidden_size] -> the same
   virtual mx::array layer(int i, const mx::array& x, const Batch& batch) = 0;
 
+  /// The final norm. Shapes  x [T, hidden_size] -> the same
+  virtual mx::array final_norm(const mx::array& x) = 0;
+
   /// The final norm and the output projection.
   ///
   /// Shapes    x [T, hidden_size] -> logits [T, vocab_size] float32

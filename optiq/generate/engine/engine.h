@@ -34,27 +34,27 @@ class PromptTooLong : public std::invalid_argument {
 struct EngineRequest {
   std::vector<int> prompt;
   int max_tokens = 256;  // what the context has no room for is cut off silently
-  kernels::SamplingOptions sampling;  // greedy unless it has a temperature
+  kernels::SamplingOptions sampling{};  // greedy unless it has a temperature
   std::uint64_t seed = 0;
-  std::set<int> stop_ids;                 // beside the model's own
-  std::vector<std::string> stop_strings;  // not part of the text
-  bool ignore_eos = false;                // the model's own do not stop it
+  std::set<int> stop_ids{};                 // beside the model's own
+  std::vector<std::string> stop_strings{};  // not part of the text
+  bool ignore_eos = false;                  // the model's own do not stop it
   int log_probs = -1;  // of each token, and of so many likeliest; -1: none
-  std::unique_ptr<TokenPolicy> policy;  // null: any token may come
+  std::unique_ptr<TokenPolicy> policy{};  // null: any token may come
 
   /// Lengths of beginnings of the prompt that later prompts may share: where messages
   /// end. Hints, ascending.
-  std::vector<int> boundaries;
+  std::vector<int> boundaries{};
 
   /// Prompts are found in the prefix cache only among those with the same salt.
-  std::string salt;
+  std::string salt{};
 };
 
 struct EngineToken {
   int id = -1;
   std::string text;    // that this token settles; often empty
   float log_prob = 0;  // where asked for: of what the model said,
-  std::vector<kernels::TokenLogProb> likeliest;  // before sampling options act
+  std::vector<kernels::TokenLogProb> likeliest{};  // before sampling options act
 };
 
 enum class EngineFinish {
@@ -74,11 +74,11 @@ struct EngineUse {
 
 struct EngineResult {
   EngineFinish finish = EngineFinish::kEnd;
-  std::string rest;            // text held back until now
-  std::string stop_string;     // that was found
-  std::string error;           // kFailed: one line
+  std::string rest{};          // text held back until now
+  std::string stop_string{};   // that was found
+  std::string error{};         // kFailed: one line
   bool out_of_memory = false;  // kFailed for want of cache: trying again may help
-  EngineUse use;
+  EngineUse use{};
 };
 
 /// Hears about one request, on the engine's thread: calls must be quick and not throw.

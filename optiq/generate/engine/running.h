@@ -1,0 +1,102 @@
+// One request from the queue to its last token.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "optiq/cache/sequence_state.h"
+#include "optiq/generate/answer_text.h"
+#include "optiq/generate/engine/engine.h"
+#include "optiq/generate/loaded_model.h"
+
+namespace optiq::generation {
+
+/// Called with the vector of a text, or none and an error.
+using EmbeddingDone = std::function<void(std::vector<float>, std::string)>;
+
+/// Threads   members of the engine's thread, but for cancel(), cancelled() and fail().
+class Running {
+ public:
+  Running(std::uint64_t id, EngineRequest request,
+          std::shared_ptr<EngineListener> listener, const LoadedModel& model,
+          int context_length);
+
+  /// A text whose embedding is asked for.
+  Running(std::uint64_t id, std::vector<int> tokens, EmbeddingDone done,
+          const LoadedModel& model, int context_length);
+
+  std::uint64_t id() const { return id_; }
+  const std::string& salt() const { return request_.salt; }
+
+  /// Prompt and answer; the state has read the first of them.
+  std::span<const int> tokens() const { return tokens_; }
+  int unread() const;
+  bool in_prompt() const { return answered_ == 0; }
+
+  /// Lengths of the prompt at which the prefix cache keeps a copy, ascending: multiples
+  /// of kCutTokens.
+  const std::vector<int>& stops() const { return stops_; }
+
+  void begin(cache::SequenceState state, int cached_tokens);
+  bool has_state() const { return state_.has_value(); }
+  cache::SequenceState& state() { return *state_; }
+  void drop_state() { state_.reset(); }
+
+  /// Chooses the next token from the logits behind the last one, and tells it.
+  ///
+  /// Returns   true if the answer goes on
+  bool choose(std::span<const float> logits);
+
+  bool wants_hidden() const { return static_cast<bool>(embedding_done_); }
+
+  /// Adds rows of hidden states to the mean; the last ones end the request.
+  void add_hidden(const float* rows, int n, int width);
+
+  /// The request ends, if it has not: the listener is told.
+  void finish(EngineFinish reason, std::string error = {}, bool out_of_memory = false);
+
+  /// From another thread: the same for a request on which the engine is stuck. False if
+  /// the listener is being told something right now.
+  bool fail(const std::string& error);
+
+  void cancel() { cancelled_ = true; }
+  bool cancelled() const { return cancelled_; }
+  bool finished() const { return finished_; }
+
+  int passed_over = 0;  // prefill calls that went to others
+
+ private:
+  int sample(std::span<const float> logits);
+  bool tell(int id, std::span<const float> logits);
+  void finish_locked(EngineFinish reason, std::string error, bool out_of_memory);
+
+  const std::uint64_t id_;
+  EngineRequest request_;
+  std::shared_ptr<EngineListener> listener_;
+  EmbeddingDone embedding_done_;
+  const std::set<int>& eos_ids_;
+  std::vector<int> tokens_;
+  std::vector<int> stops_;
+  int prompt_tokens_;
+  int room_;  // for answer tokens
+  int answered_ = 0;
+  int cached_tokens_ = 0;
+  bool started_ = false;
+  std::optional<cache::SequenceState> state_;
+  kernels::Sampler sampler_;
+  AnswerText answer_;
+  std::vector<std::uint32_t> mask_;
+  std::vector<float> masked_;
+  std::vector<double> hidden_sum_;
+  std::atomic<bool> cancelled_ = false;
+  std::mutex telling_;  // held while the listener is called
+  std::atomic<bool> finished_ = false;
+};
+
+}  // namespace optiq::generation
