@@ -14,7 +14,7 @@ struct optiq_grammar_compiler;
 
 namespace optiq::text {
 
-/// A grammar of one of four kinds, as its author wrote it.
+/// A grammar as its author wrote it.
 struct Grammar {
   enum class Kind { kJsonSchema, kRegex, kLark };
   Kind kind = Kind::kJsonSchema;
@@ -48,10 +48,14 @@ class GrammarCompiler {
 /// Threads   one at a time.
 class Constraint {
  public:
+  Constraint(const Constraint& other);
+  Constraint(Constraint&&) noexcept = default;
+  Constraint& operator=(Constraint&&) noexcept = default;
+
   /// Bit i % 32 of word i / 32 is set where token i may come next.
   ///
   /// Shapes    mask [ceil(n_logits / 32)]
-  /// Throws    std::runtime_error if a limit of the matcher is met
+  /// Throws    std::invalid_argument if the grammar costs more than is allowed
   void fill_mask(std::span<std::uint32_t> mask);
 
   /// Throws    std::invalid_argument if the token may not come here
@@ -65,7 +69,7 @@ class Constraint {
 
  private:
   friend class GrammarCompiler;
-  explicit Constraint(std::unique_ptr<optiq_constraint, void (*)(optiq_constraint*)> h);
+  explicit Constraint(optiq_constraint* handle);
 
   std::unique_ptr<optiq_constraint, void (*)(optiq_constraint*)> handle_;
 };

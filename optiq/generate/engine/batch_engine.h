@@ -19,7 +19,7 @@ struct BatchOptions {
   kernels::Activation activation = kernels::Activation::kInt8;
   std::uint64_t prefix_bytes = 0;  // of the prefix cache; 0: half of the cache's
                                    // budget, at most 4 GB
-  int prefill_rows = 512;  // of a call while nobody decodes
+  int prefill_rows = 512;          // of a call while nobody decodes
   std::chrono::milliseconds stall{
       150};  // that a prompt's call may hold up those who do
   std::chrono::milliseconds stuck_after{120'000};  // without a step, requests fail

@@ -46,7 +46,10 @@ class ChatService {
                                     std::shared_ptr<AnswerListener> listener) const;
 
  private:
+  struct Found;
+
   ServedModel model_;
+  std::shared_ptr<const Found> found_;
 };
 
 }  // namespace optiq::server

@@ -1,5 +1,5 @@
-// What a handler has to say, on its way to a connection: bytes from any thread, taken by
-// the connection's.
+// What a handler has to say, on its way to a connection: bytes from any thread, taken
+// by the connection's.
 #pragma once
 #include <functional>
 #include <mutex>

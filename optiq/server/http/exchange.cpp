@@ -10,8 +10,8 @@ namespace {
 std::string head(int status, const std::string& content_type, const Headers& headers,
                  const std::string& request_id, const Framing& framing,
                  const std::string& length) {
-  std::string text = fmt::format("HTTP/1.1 {} {}\r\nServer: optiq\r\n", status,
-                                 reason(status));
+  std::string text =
+      fmt::format("HTTP/1.1 {} {}\r\nServer: optiq\r\n", status, reason(status));
   const auto out = std::back_inserter(text);
   if (!request_id.empty())
     fmt::format_to(out, "request-id: {0}\r\nx-request-id: {0}\r\n", request_id);
@@ -93,29 +93,52 @@ std::string_view Request::header(std::string_view lower_case_name) const {
 
 const char* reason(int status) {
   switch (status) {
-    case 200: return "OK";
-    case 204: return "No Content";
-    case 304: return "Not Modified";
-    case 400: return "Bad Request";
-    case 401: return "Unauthorized";
-    case 403: return "Forbidden";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 408: return "Request Timeout";
-    case 409: return "Conflict";
-    case 413: return "Content Too Large";
-    case 414: return "URI Too Long";
-    case 415: return "Unsupported Media Type";
-    case 422: return "Unprocessable Content";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 500: return "Internal Server Error";
-    case 501: return "Not Implemented";
-    case 503: return "Service Unavailable";
-    case 504: return "Gateway Timeout";
-    case 505: return "HTTP Version Not Supported";
-    case 529: return "Overloaded";
-    default: return "Status";
+    case 200:
+      return "OK";
+    case 204:
+      return "No Content";
+    case 304:
+      return "Not Modified";
+    case 400:
+      return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 403:
+      return "Forbidden";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 408:
+      return "Request Timeout";
+    case 409:
+      return "Conflict";
+    case 413:
+      return "Content Too Large";
+    case 414:
+      return "URI Too Long";
+    case 415:
+      return "Unsupported Media Type";
+    case 422:
+      return "Unprocessable Content";
+    case 429:
+      return "Too Many Requests";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 500:
+      return "Internal Server Error";
+    case 501:
+      return "Not Implemented";
+    case 503:
+      return "Service Unavailable";
+    case 504:
+      return "Gateway Timeout";
+    case 505:
+      return "HTTP Version Not Supported";
+    case 529:
+      return "Overloaded";
+    default:
+      return "Status";
   }
 }
 
@@ -125,8 +148,7 @@ std::string whole_answer(const Response& response, const std::string& request_id
   std::string text =
       head(response.status, bodiless ? "" : response.content_type, response.headers,
            request_id, framing,
-           bodiless ? ""
-                    : fmt::format("Content-Length: {}\r\n", response.body.size()));
+           bodiless ? "" : fmt::format("Content-Length: {}\r\n", response.body.size()));
   if (!bodiless && !framing.head_only) text += response.body;
   return text;
 }

@@ -1,5 +1,5 @@
-// An exchange over a channel: writes the head and the pieces of an answer in the form of
-// HTTP/1.1.
+// An exchange over a channel: writes the head and the pieces of an answer in the form
+// of HTTP/1.1.
 #pragma once
 #include <memory>
 

@@ -92,11 +92,13 @@ std::optional<ApiError> Gate::refusal(const Request& request) const {
                     "lets it in");
   if (const std::string_view origin = request.header("origin"); !origin.empty()) {
     const auto scheme = origin.find("://");
-    const bool own = scheme != std::string_view::npos && origin.substr(scheme + 3) == host;
+    const bool own =
+        scheme != std::string_view::npos && origin.substr(scheme + 3) == host;
     if (!own && std::ranges::find(origins_, origin) == origins_.end())
-      return ApiError(403,
-                      "web pages of this origin may not ask: --allow-origin ORIGIN lets "
-                      "them");
+      return ApiError(
+          403,
+          "web pages of this origin may not ask: --allow-origin ORIGIN lets "
+          "them");
   }
   if (request.method == "POST" && !is_json(request.header("content-type")))
     return ApiError(415, "expected Content-Type: application/json");

@@ -21,8 +21,8 @@ TEST(Gate, WithoutKeysOnlyLoopbackNamesAreHosts) {
   for (const char* host : {"localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080",
                            "box.lan", "box.lan:99", "app.localhost:3000"})
     EXPECT_EQ(status(gate, "GET", {{"host", host}}), 200) << host;
-  for (const char* host : {"evil.example", "127.0.0.1.evil.example", "localhost.evil.example",
-                           "evil.example:8080", "[::2]:8080"})
+  for (const char* host : {"evil.example", "127.0.0.1.evil.example",
+                           "localhost.evil.example", "evil.example:8080", "[::2]:8080"})
     EXPECT_EQ(status(gate, "GET", {{"host", host}}), 403) << host;
 }
 
@@ -41,8 +41,8 @@ TEST(Gate, AForeignPageMayNotAskAndTheServersOwnMay) {
 TEST(Gate, APostOfAnythingButJsonIsRefused) {
   const Gate gate({});
   EXPECT_EQ(status(gate, "POST", {kJson}), 200);
-  for (const char* type : {"", "text/plain", "application/x-www-form-urlencoded",
-                           "application/json5"})
+  for (const char* type :
+       {"", "text/plain", "application/x-www-form-urlencoded", "application/json5"})
     EXPECT_EQ(status(gate, "POST", {{"content-type", type}}), 415) << type;
 }
 

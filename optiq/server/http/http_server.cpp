@@ -2,9 +2,9 @@
 // handler says until it has ended; and beside it a reader that notices when the client
 // goes. A timer ends whatever takes too long.
 //
-// The read side's end (FIN) is not yet a leave: a client may close only its sending half.
-// A stream finds out by its next bytes, to which a closed socket answers RST. Where
-// nothing has been said yet, a 102 (Processing) is said for the same end.
+// The read side's end (FIN) is not yet a leave: a client may close only its sending
+// half. A stream finds out by its next bytes, to which a closed socket answers RST.
+// Where nothing has been said yet, a 102 (Processing) is said for the same end.
 #include "optiq/server/http/http_server.h"
 
 #include <fmt/format.h>
@@ -89,7 +89,8 @@ struct Shared {
         handler(std::move(h)),
         pool(static_cast<std::size_t>(options.handler_threads)) {}
 
-  Response error(int status, const std::string& message, const std::string& path) const {
+  Response error(int status, const std::string& message,
+                 const std::string& path) const {
     if (options.error_response) return options.error_response(status, message, path);
     return {status, "text/plain; charset=utf-8", message + "\n"};
   }
@@ -193,9 +194,9 @@ class StreamConnection final
 
   asio::awaitable<bool> shake_hands() {
     if constexpr (kTls) {
-      auto done = co_await (
-          stream_.async_handshake(asio::ssl::stream_base::server, kTuple) ||
-          time_out(shared_->options.header_timeout));
+      auto done =
+          co_await (stream_.async_handshake(asio::ssl::stream_base::server, kTuple) ||
+                    time_out(shared_->options.header_timeout));
       const auto* result = std::get_if<0>(&done);
       co_return result && !std::get<0>(*result);
     } else {
@@ -236,8 +237,7 @@ class StreamConnection final
     const HttpOptions& options = shared_->options;
     auto head = co_await (wire::async_read_header(stream_, buffer_, parser, kTuple) ||
                           time_out(options.header_timeout));
-    if (head.index() == 1)
-      co_return Refusal{408, "the header did not come in time"};
+    if (head.index() == 1) co_return Refusal{408, "the header did not come in time"};
     if (const error_code error = std::get<0>(std::get<0>(head))) {
       const bool whole_line = has_line();
       co_return header_refusal(error, whole_line);
@@ -293,8 +293,9 @@ class StreamConnection final
   }
 
   static bool is_malformed(const error_code& error) {
-    return error && error.category() == wire::make_error_code(wire::error::bad_method)
-                                            .category() &&
+    return error &&
+           error.category() ==
+               wire::make_error_code(wire::error::bad_method).category() &&
            error != wire::error::end_of_stream && error != wire::error::partial_message;
   }
 
@@ -303,8 +304,7 @@ class StreamConnection final
     if (error == wire::error::header_limit || error == wire::error::buffer_overflow)
       return whole_line ? Refusal{431, "the header is too large"}
                         : Refusal{414, "the target is too long"};
-    if (error == wire::error::bad_version)
-      return {505, "expected HTTP/1.1"};
+    if (error == wire::error::bad_version) return {505, "expected HTTP/1.1"};
     if (is_malformed(error)) return {400, "the request is not HTTP/1.1"};
     return {0, ""};
   }
@@ -353,8 +353,8 @@ class StreamConnection final
   asio::awaitable<bool> answer(Parser& parser, Target target) {
     const auto& message = parser.get();
     const Framing framing{.http_1_0 = message.version() < 11,
-                          .keep_alive = message.keep_alive() && message.version() >= 11 &&
-                                        !shared_->draining,
+                          .keep_alive = message.keep_alive() &&
+                                        message.version() >= 11 && !shared_->draining,
                           .head_only = message.method() == wire::verb::head};
     auto channel = std::make_shared<Channel>(
         shared_->options.write_buffer_bytes,
@@ -368,14 +368,16 @@ class StreamConnection final
     auto done = co_await (write_answer(*channel) || watch(*channel, framing));
     const bool* whole = std::get_if<0>(&done);
     if (whole && *whole) channel->complete();
-    co_return whole && *whole && framing.keep_alive;
+    co_return whole&&* whole&& framing.keep_alive;
   }
 
-  void start_handler(Request request, Framing framing, std::shared_ptr<Channel> channel) {
+  void start_handler(Request request, Framing framing,
+                     std::shared_ptr<Channel> channel) {
     const std::string path = request.path;
     auto exchange = make_exchange(
         std::move(request), framing, std::move(channel), [shared = shared_, path] {
-          return shared->error(500, "internal error: the request was not answered", path);
+          return shared->error(500, "internal error: the request was not answered",
+                               path);
         });
     asio::post(shared_->pool, [shared = shared_, exchange = std::move(exchange), path] {
       try {
@@ -387,7 +389,8 @@ class StreamConnection final
     });
   }
 
-  // Writes what comes until the answer has ended. False if it could not be written whole.
+  // Writes what comes until the answer has ended. False if it could not be written
+  // whole.
   asio::awaitable<bool> write_answer(Channel& channel) {
     asio::steady_timer slow(socket().get_executor());
     for (;;) {
@@ -421,8 +424,8 @@ class StreamConnection final
         co_await socket().async_wait(tcp::socket::wait_error, kTuple);
         co_return;
       }
-      const auto space = buffer_.prepare(std::min<std::size_t>(
-          4096, buffer_.max_size() - buffer_.size()));
+      const auto space = buffer_.prepare(
+          std::min<std::size_t>(4096, buffer_.max_size() - buffer_.size()));
       const auto [error, n] = co_await stream_.async_read_some(space, kTuple);
       buffer_.commit(n);
       if (!error) continue;
@@ -455,8 +458,8 @@ class HttpServer::Impl {
     if (!o.tls_certificate.empty()) set_up_tls();
     try {
       tcp::resolver resolver(shared_->io);
-      const auto found = resolver.resolve(o.host, std::to_string(o.port),
-                                          tcp::resolver::passive);
+      const auto found =
+          resolver.resolve(o.host, std::to_string(o.port), tcp::resolver::passive);
       const tcp::endpoint endpoint = found.begin()->endpoint();
       acceptor_.open(endpoint.protocol());
       acceptor_.set_option(tcp::acceptor::reuse_address(true));
@@ -524,8 +527,9 @@ class HttpServer::Impl {
       shared_->tls->use_certificate_chain_file(o.tls_certificate.string());
       shared_->tls->use_private_key_file(o.tls_key.string(), asio::ssl::context::pem);
     } catch (const boost::system::system_error& error) {
-      throw ResourceError(fmt::format("TLS with {} and {}: {}", o.tls_certificate.string(),
-                                      o.tls_key.string(), error.code().message()));
+      throw ResourceError(fmt::format("TLS with {} and {}: {}",
+                                      o.tls_certificate.string(), o.tls_key.string(),
+                                      error.code().message()));
     }
   }
 
@@ -581,11 +585,11 @@ class HttpServer::Impl {
         error ? "?" : fmt::format("{}:{}", remote.address().to_string(), remote.port());
     const auto executor = socket.get_executor();
     if (shared_->tls)
-      spawn(std::make_shared<StreamConnection<asio::ssl::stream<tcp::socket>>>(
-                shared_,
-                asio::ssl::stream<tcp::socket>(std::move(socket), *shared_->tls),
-                std::move(peer)),
-            executor);
+      spawn(
+          std::make_shared<StreamConnection<asio::ssl::stream<tcp::socket>>>(
+              shared_, asio::ssl::stream<tcp::socket>(std::move(socket), *shared_->tls),
+              std::move(peer)),
+          executor);
     else
       spawn(std::make_shared<StreamConnection<tcp::socket>>(shared_, std::move(socket),
                                                             std::move(peer)),

@@ -51,7 +51,8 @@ class Client {
       const auto left = std::chrono::duration_cast<milliseconds>(
           end - std::chrono::steady_clock::now());
       pollfd readable{fd_, POLLIN, 0};
-      if (left.count() <= 0 || ::poll(&readable, 1, static_cast<int>(left.count())) <= 0)
+      if (left.count() <= 0 ||
+          ::poll(&readable, 1, static_cast<int>(left.count())) <= 0)
         break;
       char bytes[4096];
       const ssize_t n = ::recv(fd_, bytes, sizeof bytes, 0);
@@ -150,7 +151,8 @@ class HttpServers : public ::testing::Test {
 
   bool someone_left(int n = 1, int within_ms = 1000) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, milliseconds(within_ms), [&] { return closed_ >= n; });
+    return changed_.wait_for(lock, milliseconds(within_ms),
+                             [&] { return closed_ >= n; });
   }
 
   std::string ask(const std::string& bytes) {
@@ -196,14 +198,18 @@ TEST_F(HttpServers, EachLimitHasItsStatus) {
   EXPECT_EQ(status_of(ask(get("/" + std::string(9000, 'a')))), 414);
   EXPECT_EQ(status_of(ask(get("/" + std::string(50'000, 'a')))), 414);
   EXPECT_EQ(status_of(ask(get("/", "X: " + std::string(40'000, 'a') + "\r\n"))), 431);
-  EXPECT_EQ(status_of(ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100001\r\n\r\n")),
-            413);
-  EXPECT_EQ(status_of(ask("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-                          "1ffff\r\n" + std::string(0x1ffff, 'a'))),
-            413);
+  EXPECT_EQ(
+      status_of(ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100001\r\n\r\n")),
+      413);
+  EXPECT_EQ(
+      status_of(ask("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+                    "1ffff\r\n" +
+                    std::string(0x1ffff, 'a'))),
+      413);
   EXPECT_EQ(status_of(ask("GET / HTTP/1.1\r\nHo")), 408);
-  EXPECT_EQ(status_of(ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")),
-            408);
+  EXPECT_EQ(
+      status_of(ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")),
+      408);
   EXPECT_EQ(status_of(ask(post("/echo", "still well"))), 200);
 }
 
@@ -211,7 +217,8 @@ TEST_F(HttpServers, WhatIsNoRequestIsRefused) {
   for (const std::string bytes :
        {"\r\n\r\nnonsense\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-        "GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nBad Name: a\r\n\r\n"}) {
+        "GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nBad Name: a\r\n\r\n"}) {
     const int status = status_of(ask(bytes));
     EXPECT_TRUE(status == 400 || status == 408) << status << " " << bytes;
   }
@@ -224,7 +231,8 @@ TEST_F(HttpServers, ABodyWhoseLengthIsToldTwiceIsRefused) {
         "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-        "Content-Length: -3\r\n", "Content-Length: 3, 4\r\n", "Content-Length: 0x3\r\n"}) {
+        "Content-Length: -3\r\n", "Content-Length: 3, 4\r\n",
+        "Content-Length: 0x3\r\n"}) {
     Client client(server_->port());
     client.send(std::string("POST /echo HTTP/1.1\r\nHost: a\r\n") + lengths +
                 "\r\nabc\r\n0\r\n\r\n");
@@ -243,8 +251,9 @@ TEST_F(HttpServers, AChunkedBodyIsPutTogether) {
 
 TEST_F(HttpServers, OneWhoAsksWhetherToGoOnIsToldTo) {
   Client client(server_->port());
-  client.send("POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
-              "Content-Length: 5\r\n\r\n");
+  client.send(
+      "POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+      "Content-Length: 5\r\n\r\n");
   EXPECT_EQ(status_of(client.receive("\r\n\r\n")), 100);
   client.send("hello");
   EXPECT_NE(client.receive("hello").find("200 OK"), std::string::npos);
@@ -255,8 +264,9 @@ TEST_F(HttpServers, OneWhoAsksWhetherToGoOnIsToldTo) {
 
 TEST_F(HttpServers, HeadHasNoBodyAndOldClientsGetAnEnd) {
   Client head(server_->port());
-  head.send("HEAD /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: "
-            "close\r\n\r\nhello");
+  head.send(
+      "HEAD /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: "
+      "close\r\n\r\nhello");
   const std::string reply = head.receive();
   EXPECT_NE(reply.find("Content-Length: 5"), std::string::npos);
   EXPECT_TRUE(reply.ends_with("\r\n\r\n"));
@@ -439,8 +449,8 @@ TEST_F(HttpServers, TooManyConnectionsAreTurnedAway) {
 }
 
 int open_files() {
-  return static_cast<int>(std::distance(
-      std::filesystem::directory_iterator("/proc/self/fd"), {}));
+  return static_cast<int>(
+      std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {}));
 }
 
 TEST_F(HttpServers, MutatedRequestsNeitherCrashNorLeakNorAre5xx) {
@@ -454,10 +464,17 @@ TEST_F(HttpServers, MutatedRequestsNeitherCrashNorLeakNorAre5xx) {
     for (unsigned k = 1 + random() % 6; k > 0; --k) {
       const std::size_t at = random() % bytes.size();
       switch (random() % 4) {
-        case 0: bytes[at] = static_cast<char>(random()); break;
-        case 1: bytes.erase(at, 1 + random() % 8); break;
-        case 2: bytes.insert(at, bytes.substr(random() % bytes.size(), 8)); break;
-        default: bytes.insert(at, 1, "\r\n :,\0%"[random() % 7]);
+        case 0:
+          bytes[at] = static_cast<char>(random());
+          break;
+        case 1:
+          bytes.erase(at, 1 + random() % 8);
+          break;
+        case 2:
+          bytes.insert(at, bytes.substr(random() % bytes.size(), 8));
+          break;
+        default:
+          bytes.insert(at, 1, "\r\n :,\0%"[random() % 7]);
       }
       if (bytes.empty()) bytes = " ";
     }

@@ -5,7 +5,8 @@
 
 namespace optiq::server::http {
 
-/// A frame of data. Requires  no line break in `data` (JSON without indentation has none)
+/// A frame of data. Requires  no line break in `data` (JSON without indentation has
+/// none)
 inline std::string sse_data(std::string_view data) {
   return std::string("data: ").append(data).append("\n\n");
 }

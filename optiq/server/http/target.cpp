@@ -32,14 +32,15 @@ std::optional<std::string> decode(std::string_view path) {
 bool is_utf8(std::string_view text) {
   for (std::size_t i = 0; i < text.size();) {
     const auto c = static_cast<unsigned char>(text[i]);
-    const int length = c < 0x80            ? 1
-                       : c >> 5 == 0x6     ? 2
-                       : c >> 4 == 0xe     ? 3
-                       : c >> 3 == 0x1e    ? 4
-                                           : 0;
+    const int length = c < 0x80         ? 1
+                       : c >> 5 == 0x6  ? 2
+                       : c >> 4 == 0xe  ? 3
+                       : c >> 3 == 0x1e ? 4
+                                        : 0;
     if (length == 0 || i + static_cast<std::size_t>(length) > text.size()) return false;
     for (int k = 1; k < length; ++k)
-      if ((static_cast<unsigned char>(text[i + static_cast<std::size_t>(k)]) & 0xc0) != 0x80)
+      if ((static_cast<unsigned char>(text[i + static_cast<std::size_t>(k)]) & 0xc0) !=
+          0x80)
         return false;
     i += static_cast<std::size_t>(length);
   }

@@ -78,6 +78,28 @@ optiq_text_status optiq_template_render(const optiq_template*,
                                         const int64_t* moment, optiq_bytes* out,
                                         optiq_offsets* literal_at, optiq_bytes* error);
 
+typedef struct optiq_grammar_compiler optiq_grammar_compiler;
+typedef struct optiq_constraint optiq_constraint;
+
+// `end_ids` may come only where a text may end.
+optiq_text_status optiq_compiler_new(const optiq_tokenizer*, uint32_t n_logits,
+                                     optiq_ids_view end_ids,
+                                     optiq_grammar_compiler** out, optiq_bytes* error);
+void optiq_compiler_free(optiq_grammar_compiler*);
+// `kind`: 0 a JSON schema, 1 a regular expression, 2 a grammar in Lark.
+optiq_text_status optiq_constraint_new(const optiq_grammar_compiler*, uint32_t kind,
+                                       optiq_bytes_view source, optiq_constraint** out,
+                                       optiq_bytes* error);
+optiq_constraint* optiq_constraint_copy(const optiq_constraint*);
+void optiq_constraint_free(optiq_constraint*);
+// Token i is bit i % 32 of word i / 32; as many words as the logits need.
+optiq_text_status optiq_constraint_mask(optiq_constraint*, uint32_t* mask, size_t size,
+                                        optiq_bytes* error);
+optiq_text_status optiq_constraint_accept(optiq_constraint*, uint32_t id,
+                                          optiq_bytes* error);
+bool optiq_constraint_may_end(optiq_constraint*);
+bool optiq_constraint_must_end(optiq_constraint*);
+
 #ifdef __cplusplus
 }
 #endif

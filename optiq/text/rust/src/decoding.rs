@@ -75,6 +75,11 @@ impl Decoding {
         Decoding { kind: decoder.map_or(Kind::Whole, |decoder| kind_of(&decoder)) }
     }
 
+    /// True where a token adds the same bytes whatever stands around it.
+    pub fn has_token_bytes(&self) -> bool {
+        self.kind != Kind::Whole
+    }
+
     /// What one token adds to a text that other tokens began; not always UTF-8.
     pub fn token_bytes(&self, tokenizer: &Tokenizer, id: u32) -> Outcome<Vec<u8>> {
         let spelled = tokenizer.spelled(id)?;

@@ -1,8 +1,9 @@
-//! Tokenizer and chat templates behind a C ABI (`optiq_text.h`); the C++ beside this
+//! Tokenizer, chat templates and grammars behind a C ABI (`optiq_text.h`); the C++ beside this
 //! crate is its only caller.
 
 mod boundary;
 mod confined;
+mod constraint;
 mod conversation;
 mod decoding;
 mod dialect;
