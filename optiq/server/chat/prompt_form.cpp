@@ -18,7 +18,9 @@ std::string rendered(const text::ChatTemplate& chat_template,
   Json list = Json::array();
   for (const Json& one : messages) list.push_back(one);
   try {
-    return chat_template.render(list, {.add_generation_prompt = false}).text;
+    text::ChatOptions options;
+    options.add_generation_prompt = false;
+    return chat_template.render(list, options).text;
   } catch (const std::exception&) {
     return "";
   }

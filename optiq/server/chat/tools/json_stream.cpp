@@ -100,7 +100,8 @@ JsonStream::Status JsonStream::begin_value(char c, std::string& out) {
 }
 
 JsonStream::Status JsonStream::end_container(char c, std::string& out) {
-  if (open_.empty() || open_.back() != (c == '}' ? '{' : '[')) return Status::kBad;
+  const char opening = c == '}' ? '{' : c == ']' ? '[' : '\0';
+  if (open_.empty() || open_.back() != opening) return Status::kBad;
   out += c;
   open_.pop_back();
   end_value();

@@ -52,8 +52,9 @@ std::string shown_call(const text::ChatTemplate& chat_template) {
   messages.push_back(
       {{"role", "assistant"}, {"content", ""}, {"tool_calls", Json::array({call})}});
   try {
-    const std::string text =
-        chat_template.render(messages, {.add_generation_prompt = false}).text;
+    text::ChatOptions options;
+    options.add_generation_prompt = false;
+    const std::string text = chat_template.render(messages, options).text;
     const auto at = text.find("probe_name");
     if (at == std::string::npos) return "";
     const auto begin = at > 200 ? at - 200 : 0;

@@ -1,0 +1,19 @@
+// Tool calls as a grammar, in the way that a model writes them.
+#pragma once
+#include <optional>
+#include <string>
+
+#include "optiq/server/chat/chat_request.h"
+#include "optiq/server/chat/tools/tool_format.h"
+#include "optiq/text/constraint.h"
+#include "optiq/text/tokenizer.h"
+
+namespace optiq::server {
+
+/// A grammar of one or more whole calls of these tools.
+///
+/// Requires  at least one tool, each schema one that the compiler takes
+text::Grammar call_grammar(const ToolFormat& format, const text::Tokenizer& tokenizer,
+                           const DeclaredTools& tools, bool parallel);
+
+}  // namespace optiq::server
