@@ -48,5 +48,6 @@ Run add_inspect(CLI::App& app);
 Run add_kv_cache(CLI::App& app);
 Run add_logits(CLI::App& app);
 Run add_pull(CLI::App& app);
+Run add_serve(CLI::App& app);
 
 }  // namespace optiq::app

@@ -11,6 +11,7 @@ constexpr Command kCommands[] = {
      add_kv_cache},
     {"generate", "Answer one prompt", add_generate},
     {"chat", "Talk with a model, line by line", add_chat},
+    {"serve", "Answer over HTTP, as OpenAI's and as Anthropic's API", add_serve},
     {"logits", "Write the logits of given tokens to a file", add_logits},
     {"eval", "Measure perplexity, divergence from a reference, or right answers",
      add_eval},

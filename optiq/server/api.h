@@ -35,6 +35,15 @@ class ModelNames {
   virtual std::vector<Entry> list() const = 0;
 };
 
+/// An answer on its way, which the server may have to cut short.
+class Reply {
+ public:
+  virtual ~Reply() = default;
+
+  /// Ends it with an error that says so.
+  virtual void cut() = 0;
+};
+
 /// What a route is given. Lives as long as the server.
 struct ApiContext {
   const ModelNames* models;
@@ -44,8 +53,11 @@ struct ApiContext {
   /// Calls `tick` every `keep_alive` on some thread until it returns false.
   std::function<void(std::function<bool()> tick)> every_keep_alive;
 
-  /// Counts for /metrics: tool calls that could not be read, and so on.
-  std::function<void(const char* counter)> count;
+  /// Remembers a reply for as long as it lives.
+  std::function<void(std::weak_ptr<Reply>)> remember;
+
+  /// Adds to a histogram of /metrics.
+  std::function<void(const char* histogram, double seconds)> observe;
 };
 
 /// A route: answers the exchange, now or later. It may throw ApiError, and what

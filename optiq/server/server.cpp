@@ -17,12 +17,19 @@
 #include "optiq/server/models_route.h"
 #include "optiq/server/openai/openai.h"
 #include "optiq/server/page/page.h"
+#include "optiq/server/replying.h"
 #include "optiq/server/router.h"
 #include "optiq/server/status.h"
 #include "optiq/server/ticker.h"
 
 namespace optiq::server {
 namespace {
+
+// How often the open requests are looked at while the server drains.
+constexpr std::chrono::milliseconds kLook{20};
+
+// That errors have to reach the clients that were cut.
+constexpr std::chrono::milliseconds kLastWords{500};
 
 bool is_anthropic(const std::string& path) { return path.starts_with("/v1/messages"); }
 
@@ -35,19 +42,6 @@ http::Response error_response(const ApiError& error, const std::string& path,
   if (const auto* method = dynamic_cast<const MethodNotAllowed*>(&error))
     response.headers.emplace_back("Allow", method->allowed);
   return response;
-}
-
-// What a route or the engine threw, as an error that a client is told.
-ApiError api_error(const std::exception& error) {
-  if (const auto* known = dynamic_cast<const ApiError*>(&error)) return *known;
-  if (dynamic_cast<const generation::EngineBusy*>(&error)) {
-    ApiError busy(503, error.what());
-    busy.retry_after_s = 1;
-    return busy;
-  }
-  if (dynamic_cast<const std::invalid_argument*>(&error)) return {400, error.what()};
-  log_error("a request failed: {}", error.what());
-  return {500, "internal error: the server's log has more"};
 }
 
 }  // namespace
@@ -67,7 +61,10 @@ class Server::Impl {
             .defaults = options_.defaults,
             .keep_alive = options_.keep_alive,
             .every_keep_alive = [this](auto tick) { ticker_.add(std::move(tick)); },
-            .count = [this](const char* counter) { metrics_.count(counter); }},
+            .remember = [this](auto reply) { remember(std::move(reply)); },
+            .observe = [metrics = metrics_](
+                           const char* histogram,
+                           double seconds) { metrics->observe(histogram, seconds); }},
         router_(routes()),
         http_(http_options(), [this](auto exchange) { answer(std::move(exchange)); }) {}
 
@@ -80,8 +77,11 @@ class Server::Impl {
     // New connections are still taken, to be told; so the open ones are watched.
     while (http_.status().open_exchanges > 0 &&
            std::chrono::steady_clock::now() < until)
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    return http_.drain(std::chrono::milliseconds(0));
+      std::this_thread::sleep_for(kLook);
+    const bool whole = http_.status().open_exchanges == 0;
+    cut_replies();
+    http_.drain(kLastWords);
+    return whole;
   }
 
   void stop() {
@@ -90,6 +90,25 @@ class Server::Impl {
   }
 
  private:
+  void remember(std::weak_ptr<Reply> reply) {
+    const std::lock_guard lock(mutex_);
+    if (replies_.size() >= 2 * living_) {
+      std::erase_if(replies_, [](const auto& weak) { return weak.expired(); });
+      living_ = std::max<std::size_t>(replies_.size(), 64);
+    }
+    replies_.push_back(std::move(reply));
+  }
+
+  void cut_replies() {
+    std::vector<std::weak_ptr<Reply>> replies;
+    {
+      const std::lock_guard lock(mutex_);
+      replies.swap(replies_);
+    }
+    for (const auto& weak : replies)
+      if (const auto reply = weak.lock()) reply->cut();
+  }
+
   http::HttpOptions http_options() const {
     http::HttpOptions http = options_.http;
     http.error_response = [](int status, const std::string& message,
@@ -147,7 +166,7 @@ class Server::Impl {
     rows.push_back({"GET", "/metrics", whole([this](const auto&) {
                       return http::Response{
                           .content_type = "text/plain; version=0.0.4; charset=utf-8",
-                          .body = metrics_.text(engine_->status(), http_.status())};
+                          .body = metrics_->text(engine_->status(), http_.status())};
                     })});
     rows.push_back({"GET", "/status", whole([this](const auto&) {
                       return live_status(engine_->status(), http_.status());
@@ -165,11 +184,15 @@ class Server::Impl {
   void answer(std::shared_ptr<http::Exchange> exchange) {
     const http::Request& request = exchange->request();
     try {
-      if (const auto refusal = gate_.refusal(request)) throw ApiError(*refusal);
+      const auto refusal = gate_.refusal(request);
+      // Without a key: the page, which asks for one, and what watches over the server.
+      const bool open = request.path == "/" || request.path == "/health" ||
+                        request.path.starts_with("/page/");
+      if (refusal && !(refusal->status == 401 && open)) throw ApiError(*refusal);
       router_.find(request).answer(exchange);
     } catch (const std::exception& error) {
-      const ApiError told = api_error(error);
-      metrics_.count_http_error(told.status);
+      const ApiError told = told_error(error);
+      metrics_->count_http_error(told.status);
       if (const auto* method = dynamic_cast<const MethodNotAllowed*>(&error))
         exchange->respond(error_response(*method, request.path, request.id));
       else
@@ -181,8 +204,11 @@ class Server::Impl {
   const std::shared_ptr<generation::Engine> engine_;
   const ModelTable models_;
   const http::Gate gate_;
-  Metrics metrics_;
+  const std::shared_ptr<Metrics> metrics_ = std::make_shared<Metrics>();
   std::atomic<bool> draining_ = false;
+  std::mutex mutex_;
+  std::vector<std::weak_ptr<Reply>> replies_;
+  std::size_t living_ = 64;  // of them, when they were last looked through
   Ticker ticker_;
   const ApiContext context_;
   const Router router_;

@@ -174,7 +174,7 @@ def test_errors_are_of_their_classes(client, scripted):
     bare = httpx.post(scripted.url + "/v1/messages", json={"model": "demo", "messages": user("x")})
     assert bare.status_code == 400 and "max_tokens" in bare.json()["error"]["message"]
     with pytest.raises(anthropic.APIStatusError) as error:
-        ask(client, "say [[!busy]]")
+        ask(client, "say [[{!busy}]]")
     assert error.value.status_code == 529
     assert "retry-after" in error.value.response.headers
 
@@ -183,7 +183,7 @@ def test_a_failure_in_the_middle_is_an_error_event(client):
     with pytest.raises(anthropic.APIStatusError):
         with client.messages.stream(
                 model="demo", max_tokens=100,
-                messages=user("say [[some words[[!fail=broken]]")) as stream:
+                messages=user("say [[some words{!fail=broken}]]")) as stream:
             stream.get_final_message()
 
 
@@ -198,7 +198,7 @@ def test_both_dialects_of_authentication_and_any_version(scripted):
 def test_leaving_a_stream_frees_its_place(scripted, client):
     with client.messages.stream(
             model="demo", max_tokens=2000,
-            messages=user("say [[" + "word " * 500 + "[[!delay=20]]")) as stream:
+            messages=user("say [[{!delay=20}" + "word " * 500 + "]]")) as stream:
         next(iter(stream.text_stream))
     for _ in range(50):
         if httpx.get(scripted.url + "/status").json()["running"] == 0:

@@ -243,21 +243,21 @@ def test_errors_are_of_their_classes(client, real):
 def test_a_failure_in_the_middle_is_an_error_and_not_a_short_answer(client):
     with pytest.raises(openai.APIError):
         for _ in client.chat.completions.create(
-                model="demo", messages=user("say [[some words[[!fail=broken]]"), stream=True):
+                model="demo", messages=user("say [[some words{!fail=broken}]]"), stream=True):
             pass
 
 
 def test_busy_is_retried(scripted):
     client = openai.OpenAI(base_url=scripted.url + "/v1", api_key="none", max_retries=1)
     with pytest.raises(openai.RateLimitError) as error:
-        client.chat.completions.create(model="demo", messages=user("say [[!busy]]"))
+        client.chat.completions.create(model="demo", messages=user("say [[{!busy}]]"))
     assert "retry-after" in error.value.response.headers
 
 
 def test_leaving_a_stream_frees_its_place(scripted, client):
     import httpx, time
     stream = client.chat.completions.create(
-        model="demo", messages=user("say [[" + "word " * 500 + "[[!delay=20]]"), stream=True)
+        model="demo", messages=user("say [[{!delay=20}" + "word " * 500 + "]]"), stream=True)
     next(iter(stream))
     stream.close()
     for _ in range(50):

@@ -102,8 +102,8 @@ class Choice final : public generation::EngineListener {
 
 class EngineAnswering final : public Answering {
  public:
-  explicit EngineAnswering(std::shared_ptr<generation::Engine> engine)
-      : engine_(std::move(engine)) {}
+  EngineAnswering(std::shared_ptr<generation::Engine> engine, int prompt_tokens)
+      : engine_(std::move(engine)), prompt_tokens_(prompt_tokens) {}
   ~EngineAnswering() override { cancel(); }
 
   void add(std::uint64_t id) { ids_.push_back(id); }
@@ -112,8 +112,11 @@ class EngineAnswering final : public Answering {
     for (const std::uint64_t id : ids_) engine_->cancel(id);
   }
 
+  int prompt_tokens() const override { return prompt_tokens_; }
+
  private:
   const std::shared_ptr<generation::Engine> engine_;
+  const int prompt_tokens_;
   std::vector<std::uint64_t> ids_;
 };
 
@@ -239,7 +242,8 @@ std::unique_ptr<Answering> ChatService::answer(
       !tools.empty() && request.tool_choice.kind != ToolChoice::Kind::kNone;
   const PolicyMaker policies(model_, request, prompt, *found_->format);
   const std::uint64_t seed = request.seed ? *request.seed : std::random_device{}();
-  auto answering = std::make_unique<EngineAnswering>(model_.engine);
+  auto answering = std::make_unique<EngineAnswering>(
+      model_.engine, static_cast<int>(prompt.tokens.size()));
   for (int i = 0; i < request.n; ++i) {
     generation::EngineRequest one;
     one.prompt = prompt.tokens;

@@ -23,6 +23,7 @@ class Answering {
  public:
   virtual ~Answering() = default;
   virtual void cancel() = 0;
+  virtual int prompt_tokens() const = 0;
 };
 
 /// Threads   any.

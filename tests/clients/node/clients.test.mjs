@@ -77,10 +77,10 @@ test("anthropic: counting, errors, leaving", async () => {
   const counted = await anthropic.messages.countTokens({ model: "demo", messages: user("Hello") });
   assert.ok(counted.input_tokens > 0);
   await assert.rejects(
-    anthropic.messages.create({ model: "demo", max_tokens: 5, messages: user("say [[!busy]]") }),
+    anthropic.messages.create({ model: "demo", max_tokens: 5, messages: user("say [[{!busy}]]") }),
     (error) => error.status === 529);
   const stream = anthropic.messages.stream({
-    model: "demo", max_tokens: 1000, messages: user(`say [[${"word ".repeat(300)}[[!delay=20]]`) });
+    model: "demo", max_tokens: 1000, messages: user(`say [[{!delay=20}${"word ".repeat(300)}]]`) });
   await new Promise((resolve) => stream.once("text", resolve));
   stream.abort();
   await assert.rejects(stream.finalMessage());
