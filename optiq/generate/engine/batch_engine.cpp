@@ -227,7 +227,8 @@ class BatchEngine::Impl {
   void drop_finished() {
     for (const RunningPtr& request : running_)
       if (request->cancelled()) request->finish(EngineFinish::kCancelled);
-    std::vector<RunningPtr> ended;
+    // The last hold on a request goes while nothing is locked.
+    std::vector<RunningPtr> ended, gone;
     {
       std::unique_lock lock(mutex_);
       for (auto at = waiting_.begin(); at != waiting_.end();) {
@@ -244,6 +245,7 @@ class BatchEngine::Impl {
       if (!request->finished()) return false;
       decode_step_.forget();
       keep_answer(*request);
+      gone.push_back(request);
       short_of_memory_ = false;
       return true;
     });

@@ -51,6 +51,7 @@ Running::Running(std::uint64_t id, std::vector<int> tokens, EmbeddingDone done,
     : Running(id, EngineRequest{.prompt = std::move(tokens)}, nullptr, model,
               context_length) {
   embedding_done_ = std::move(done);
+  wants_hidden_ = true;
 }
 
 int Running::unread() const {
@@ -148,14 +149,23 @@ void Running::add_hidden(const float* rows, int n, int width) {
 }
 
 void Running::finish(EngineFinish reason, std::string error, bool out_of_memory) {
+  // They go here, where nothing is locked: whoever listens may own what asks us back.
+  std::shared_ptr<EngineListener> listener;
+  EmbeddingDone embedding_done;
   const std::lock_guard lock(telling_);
   finish_locked(reason, std::move(error), out_of_memory);
+  listener = std::move(listener_);
+  embedding_done = std::move(embedding_done_);
 }
 
 bool Running::fail(const std::string& error) {
+  std::shared_ptr<EngineListener> listener;
+  EmbeddingDone embedding_done;
   const std::unique_lock lock(telling_, std::try_to_lock);
   if (!lock) return false;
   finish_locked(EngineFinish::kFailed, error, false);
+  listener = std::move(listener_);
+  embedding_done = std::move(embedding_done_);
   return true;
 }
 

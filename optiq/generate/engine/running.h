@@ -53,7 +53,7 @@ class Running {
   /// Returns   true if the answer goes on
   bool choose(std::span<const float> logits);
 
-  bool wants_hidden() const { return static_cast<bool>(embedding_done_); }
+  bool wants_hidden() const { return wants_hidden_; }
 
   /// Adds rows of hidden states to the mean; the last ones end the request.
   void add_hidden(const float* rows, int n, int width);
@@ -80,6 +80,7 @@ class Running {
   EngineRequest request_;
   std::shared_ptr<EngineListener> listener_;
   EmbeddingDone embedding_done_;
+  bool wants_hidden_ = false;
   const std::set<int>& eos_ids_;
   std::vector<int> tokens_;
   std::vector<int> stops_;

@@ -16,6 +16,8 @@ Json message_head(const std::string& id, const std::string& model) {
   json["content"] = Json::array();
   json["stop_reason"] = nullptr;
   json["stop_sequence"] = nullptr;
+  json["stop_details"] = nullptr;
+  json["container"] = nullptr;
   return json;
 }
 
@@ -148,6 +150,7 @@ http::Response whole(const std::string& model, WholeChoice choice) {
     Json block;
     block["type"] = "text";
     block["text"] = std::move(choice.text);
+    block["citations"] = nullptr;
     content.push_back(std::move(block));
   }
   for (const WholeChoice::Call& call : choice.calls) {
@@ -157,6 +160,7 @@ http::Response whole(const std::string& model, WholeChoice choice) {
     block["name"] = call.name;
     block["input"] = Json::parse(call.arguments, nullptr, false);
     if (!block["input"].is_object()) block["input"] = Json::object();
+    block["caller"]["type"] = "direct";
     content.push_back(std::move(block));
   }
   add_stop(json, choice.end);

@@ -1,3 +1,2 @@
 set(anthropic_sources anthropic/flatten.cpp anthropic/messages.cpp
                       anthropic/read_messages.cpp anthropic/wire.cpp)
-set(anthropic_tests anthropic/anthropic_test.cpp)

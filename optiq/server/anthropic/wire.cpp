@@ -55,8 +55,11 @@ Json usage(const AnswerUse& use) {
   json["cache_creation_input_tokens"] = 0;
   json["cache_read_input_tokens"] = use.cached_tokens;
   json["output_tokens"] = use.completion_tokens;
-  if (use.reasoning_tokens > 0)
-    json["output_tokens_details"]["thinking_tokens"] = use.reasoning_tokens;
+  json["output_tokens_details"]["thinking_tokens"] = use.reasoning_tokens;
+  json["cache_creation"] = nullptr;
+  json["server_tool_use"] = nullptr;
+  json["service_tier"] = "standard";
+  json["inference_geo"] = nullptr;
   return json;
 }
 

@@ -77,11 +77,14 @@ void AnswerParser::take_reasoning(char c, Events& events) {
     any_text_ = false;
     return;
   }
-  // The longest end of what is held that may begin the closing tag.
+  // A model may open again what its prompt has opened.
+  if (!any_text_ && held_ == kThink) held_.clear();
+  // The longest end of what is held that may begin a tag.
   std::size_t from = 0;
-  while (from < held_.size() &&
-         !kEndThink.starts_with(std::string_view(held_).substr(from)))
-    ++from;
+  for (; from < held_.size(); ++from) {
+    const std::string_view rest = std::string_view(held_).substr(from);
+    if (kEndThink.starts_with(rest) || (!any_text_ && kThink.starts_with(rest))) break;
+  }
   const std::string piece = held_.substr(0, from);
   held_.erase(0, from);
   reasoning(piece, events);

@@ -82,6 +82,7 @@ const Case kCases[] = {
     {"hermes", " leading", "T: leading"},
     {"hermes", "<think>\nhm\nhm\n</think>\n\nYes.", "R:hm\nhm|T:Yes."},
     {"hermes", "hm\n</think>\n\nYes.", "R:hm|T:Yes.", true},
+    {"hermes", "<think>\nhm\n</think>\n\nYes.", "R:hm|T:Yes.", true},
     {"hermes", "never closed", "R:never closed", true},
     {"hermes", "a <think> b </think> c", "T:a <think> b </think> c"},
     {"hermes", "a < b </thin and <tool", "T:a < b </thin and <tool"},

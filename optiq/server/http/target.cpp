@@ -21,7 +21,7 @@ std::optional<std::string> decode(std::string_view path) {
     const int high = hex_digit(path[i + 1]), low = hex_digit(path[i + 2]);
     if (high < 0 || low < 0) return std::nullopt;
     const char c = static_cast<char>(16 * high + low);
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f || c == '/' || c == '\\')
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f || c == '\\')
       return std::nullopt;
     decoded += c;
     i += 2;

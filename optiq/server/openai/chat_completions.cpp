@@ -141,6 +141,7 @@ Json message_of(WholeChoice& choice) {
   const bool silent = choice.text.empty() && !choice.calls.empty();
   message["content"] = silent ? Json(nullptr) : Json(std::move(choice.text));
   message["refusal"] = nullptr;
+  message["annotations"] = Json::array();
   if (!choice.reasoning.empty())
     message["reasoning_content"] = std::move(choice.reasoning);
   if (choice.calls.empty()) return message;
@@ -190,7 +191,7 @@ void chat_completions(const ApiContext& context,
   const ChatService& service = find_model(context, body);
   const ChatRequest request = read_chat(body, context.defaults);
   Envelope envelope;
-  envelope.model = body.text("model").value_or(service.model().id);
+  envelope.model = body.required_text("model");
   if (body.boolean("stream").value_or(false)) {
     bool include_usage = false;
     if (const auto options = body.object("stream_options"))

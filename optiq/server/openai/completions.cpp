@@ -303,7 +303,7 @@ void completions(const ApiContext& context, std::shared_ptr<http::Exchange> exch
   if (body.has("suffix") && body.text("suffix") != "")
     body.fail("suffix", "nothing: text cannot be inserted");
   CompletionOptions options;
-  options.model = body.text("model").value_or(model.id);
+  options.model = body.required_text("model");
   options.echo = body.boolean("echo").value_or(false);
   options.stream = body.boolean("stream").value_or(false);
   if (const auto stream = body.object("stream_options"))

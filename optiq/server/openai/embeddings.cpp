@@ -161,7 +161,7 @@ void embeddings(const ApiContext& context, std::shared_ptr<http::Exchange> excha
   const auto dimensions = body.integer("dimensions", 1, 1'000'000);
   const auto collected = std::make_shared<Collected>(
       exchange, service.model().engine, read_inputs(body, service.model()),
-      body.text("model").value_or(service.model().id), form == "base64", dimensions);
+      body.required_text("model"), form == "base64", dimensions);
   collected->next();
   exchange->on_close([weak = std::weak_ptr<Collected>(collected)] {
     if (const auto alive = weak.lock()) alive->cancel();

@@ -127,7 +127,7 @@ void responses(const ApiContext& context, std::shared_ptr<http::Exchange> exchan
     store().keep(id, std::move(all));
   };
   ResponseItems items(
-      {id, body.text("model").value_or(service.model().id), echoed(body)});
+      {id, body.required_text("model"), echoed(body)});
   if (body.boolean("stream").value_or(false)) {
     stream_answer(context, std::move(exchange), service, request,
                   std::make_unique<ResponseStream>(std::move(items), keep));

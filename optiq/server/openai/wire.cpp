@@ -105,7 +105,7 @@ Json log_prob_entry(const TokenRecord& token) {
 }
 
 const ChatService& find_model(const ApiContext& context, const Fields& body) {
-  const std::string name = body.text("model").value_or("");
+  const std::string name = body.required_text("model");
   if (const ChatService* service = context.models->find(name)) return *service;
   throw ApiError(404,
                  "the model " + describe(Json(name)).substr(11) +

@@ -80,6 +80,7 @@ async function ask(question) {
       headers: headers({ "content-type": "application/json" }),
       signal: running.signal,
       body: JSON.stringify({
+        model: "default",
         messages: history,
         stream: true,
         temperature: Number(byId("temperature").value),
