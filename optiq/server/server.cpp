@@ -184,12 +184,13 @@ class Server::Impl {
   void answer(std::shared_ptr<http::Exchange> exchange) {
     const http::Request& request = exchange->request();
     try {
+      const RouteEntry& route = router_.find(request);
       const auto refusal = gate_.refusal(request);
       // Without a key: the page, which asks for one, and what watches over the server.
       const bool open = request.path == "/" || request.path == "/health" ||
                         request.path.starts_with("/page/");
       if (refusal && !(refusal->status == 401 && open)) throw ApiError(*refusal);
-      router_.find(request).answer(exchange);
+      route.answer(exchange);
     } catch (const std::exception& error) {
       const ApiError told = told_error(error);
       metrics_->count_http_error(told.status);
