@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "optiq/base/log.h"
@@ -41,9 +42,13 @@ class AnswerReply : public AnswerListener, public Reply {
     if (observe_) observe_("e2e_request_latency_seconds", age_s());
   }
 
+  // The request is admitted. Until then a failure is the route's to tell: when one of
+  // several choices is refused, the others are cancelled and say so here.
   void attach(std::unique_ptr<Answering> answering) {
     const std::lock_guard lock(mutex_);
+    admitted_ = true;
     if (!over_) answering_ = std::move(answering);
+    if (early_failure_) fail(*early_failure_);
   }
 
   void cancel() {
@@ -54,6 +59,16 @@ class AnswerReply : public AnswerListener, public Reply {
   }
 
  protected:
+  // Ends the exchange with an error; mutex_ is held.
+  virtual void fail(const ApiError& error) = 0;
+
+  void fail_when_admitted(const AnswerEnd& end) {
+    if (admitted_)
+      fail(failure(end));
+    else
+      early_failure_ = failure(end);
+  }
+
   double age_s() const {
     return std::chrono::duration<double>(Clock::now() - begun_at_).count();
   }
@@ -73,6 +88,8 @@ class AnswerReply : public AnswerListener, public Reply {
   int open_;           // choices that have not ended
   bool over_ = false;  // the exchange has its end
   bool silent_ = true;
+  bool admitted_ = false;
+  std::optional<ApiError> early_failure_;
   const Clock::time_point begun_at_ = Clock::now();
 };
 
@@ -112,12 +129,7 @@ class StreamReply final : public AnswerReply {
     const std::lock_guard lock(mutex_);
     --open_;
     if (over_) return;
-    if (has_failed(end)) {
-      // What the other choices still say would come behind the error.
-      write(writer_->failed(failure(end)));
-      finish();
-      return;
-    }
+    if (has_failed(end)) return fail_when_admitted(end);
     write(writer_->ended(choice, end));
     if (open_ > 0) return;
     write(writer_->finish());
@@ -126,9 +138,7 @@ class StreamReply final : public AnswerReply {
 
   void cut() override {
     const std::lock_guard lock(mutex_);
-    if (over_) return;
-    write(writer_->failed(ApiError(503, "the server is shutting down")));
-    finish();
+    if (!over_) fail(ApiError(503, "the server is shutting down"));
   }
 
   // False once the stream is over.
@@ -140,6 +150,12 @@ class StreamReply final : public AnswerReply {
   }
 
  private:
+  // What the other choices still say would come behind the error.
+  void fail(const ApiError& error) override {
+    write(writer_->failed(error));
+    finish();
+  }
+
   void write(std::string frames) {
     if (frames.empty() || over_) return;
     written_ = Clock::now();
@@ -200,20 +216,19 @@ class WholeReply final : public AnswerReply {
     const std::lock_guard lock(mutex_);
     --open_;
     if (over_) return;
-    if (has_failed(end)) {
-      respond(failed_(failure(end)));
-      return;
-    }
+    if (has_failed(end)) return fail_when_admitted(end);
     at(choice).end = std::move(end);
     if (open_ == 0) respond(make_(std::move(choices_)));
   }
 
   void cut() override {
     const std::lock_guard lock(mutex_);
-    if (!over_) respond(failed_(ApiError(503, "the server is shutting down")));
+    if (!over_) fail(ApiError(503, "the server is shutting down"));
   }
 
  private:
+  void fail(const ApiError& error) override { respond(failed_(error)); }
+
   WholeChoice& at(int choice) { return choices_[static_cast<std::size_t>(choice)]; }
 
   void respond(http::Response response) {

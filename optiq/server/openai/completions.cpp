@@ -108,6 +108,15 @@ class Completion : public Reply, public std::enable_shared_from_this<Completion>
     for (const std::uint64_t id : ids) model_.engine->cancel(id);
   }
 
+  // The request is refused: somebody else says so.
+  void abandon() {
+    {
+      const std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    cancel();
+  }
+
   void cut() override {
     {
       const std::lock_guard lock(mutex_);
@@ -333,7 +342,7 @@ void completions(const ApiContext& context, std::shared_ptr<http::Exchange> exch
             std::move(one), std::make_shared<Completion::Listener>(completion, index)));
       }
   } catch (...) {
-    completion->cancel();
+    completion->abandon();
     throw;
   }
   completion->begin();

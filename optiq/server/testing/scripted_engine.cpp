@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -92,6 +93,9 @@ std::uint64_t ScriptedEngine::submit(
   if (static_cast<int>(request.prompt.size()) >= context_length_)
     throw generation::PromptTooLong(static_cast<int>(request.prompt.size()),
                                     context_length_);
+  if (request.prompt.empty()) throw std::invalid_argument("expected a prompt");
+  for (const int id : request.prompt)
+    if (id < 0 || id >= vocab_size_) throw std::invalid_argument("expected token ids");
   const kernels::Sampler check(request.sampling, request.seed);
   auto answer = std::make_shared<Answer>();
   answer->steps = steps_of(*tokenizer_, script_of(tokenizer_->decode(request.prompt)));
