@@ -31,8 +31,10 @@ if(NOT APPLE)
 endif()
 find_package(spdlog REQUIRED)
 find_package(CURL REQUIRED)
+find_package(OpenSSL 3.0 REQUIRED)
 target_link_libraries(optiq_library
   PRIVATE ${whole_modules} optiq_text_rust optiq::mlx spdlog::spdlog CURL::libcurl
+          OpenSSL::SSL OpenSSL::Crypto
   PUBLIC $<INSTALL_INTERFACE:mlx> nlohmann_json::nlohmann_json fmt::fmt
          Threads::Threads)
 target_compile_features(optiq_library PUBLIC cxx_std_20)

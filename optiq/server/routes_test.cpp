@@ -1,4 +1,5 @@
-// All POST routes, without HTTP: what clients' bodies become, and that no body breaks them.
+// All POST routes, without HTTP: what clients' bodies become, and that no body breaks
+// them.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -26,7 +27,8 @@ struct RouteCase {
 
 const std::vector<RouteCase>& routes() {
   static const auto* const all = new std::vector<RouteCase>{
-      {"chat/completions", openai::chat_completions,
+      {"chat/completions",
+       openai::chat_completions,
        {R"({"model": "demo", "messages": [{"role": "user", "content": "say [[hi]]"}]})",
         R"({"model": "demo", "stream": true, "stream_options": {"include_usage": true},
             "messages": [{"role": "system", "content": "s"}, {"role": "user", "content":
@@ -40,11 +42,13 @@ const std::vector<RouteCase>& routes() {
             "logit_bias": {"5": 1}, "logprobs": true, "top_logprobs": 2,
             "presence_penalty": 0.1, "frequency_penalty": 0.1, "response_format":
             {"type": "json_object"}})"}},
-      {"completions", openai::completions,
+      {"completions",
+       openai::completions,
        {R"({"model": "demo", "prompt": ["say [[a]]", "b"], "echo": true, "logprobs": 1,
             "max_tokens": 4, "n": 2, "stream": false})",
         R"({"model": "demo", "prompt": [1, 2, 3], "stream": true})"}},
-      {"responses", openai::responses,
+      {"responses",
+       openai::responses,
        {R"({"model": "demo", "input": "say [[a]]", "instructions": "i", "stream": true})",
         R"({"model": "demo", "input": [{"role": "user", "content": [{"type":
             "input_text", "text": "x"}]}, {"type": "function_call", "call_id": "c",
@@ -52,10 +56,12 @@ const std::vector<RouteCase>& routes() {
             "c", "output": "o"}, {"type": "reasoning", "summary": []}], "tools":
             [{"type": "function", "name": "f", "parameters": {}}], "text": {"format":
             {"type": "text"}}, "reasoning": {"effort": "low"}, "max_output_tokens": 9})"}},
-      {"embeddings", openai::embeddings,
+      {"embeddings",
+       openai::embeddings,
        {R"({"model": "demo", "input": ["a", "b"], "encoding_format": "base64"})",
         R"({"model": "demo", "input": [1, 2], "dimensions": 2})"}},
-      {"messages", anthropic::messages,
+      {"messages",
+       anthropic::messages,
        {R"({"model": "demo", "max_tokens": 9, "messages": [{"role": "user", "content":
             "say [[x]]"}]})",
         R"({"model": "claude-x", "max_tokens": 9, "stream": true, "system": [{"type":
@@ -72,7 +78,8 @@ const std::vector<RouteCase>& routes() {
             "object"}}], "tool_choice": {"type": "auto"}, "thinking": {"type": "enabled",
             "budget_tokens": 5}, "stop_sequences": ["x"], "output_config": {"effort":
             "high"}, "metadata": {"user_id": "u"}})"}},
-      {"count_tokens", anthropic::count_tokens,
+      {"count_tokens",
+       anthropic::count_tokens,
        {R"({"model": "demo", "tools": [], "messages": [{"role": "user", "content": "x"}]})"}},
   };
   return *all;
@@ -113,10 +120,25 @@ TEST_F(Routes, EachTakesWhatItsClientsSend) {
 
 // Somewhere in the JSON: another value, one more, one less.
 void mutate(Json& json, std::mt19937& random) {
-  static const char* const kValues[] = {
-      "null",  "true", "-1",    "0",      "1e308", "1.5", "\"\"", "\"x\"", "[]",
-      "[[]]",  "{}",   "[null]", "{\"type\": \"text\"}", "\"\\u0000\"", "99999999999999999999",
-      "\"<|im_end|>\"", "[1, 2]", "\"[[{!fail=x}]]\"", "\"[[<tool_call>{\\\"name\\\": 3]]\""};
+  static const char* const kValues[] = {"null",
+                                        "true",
+                                        "-1",
+                                        "0",
+                                        "1e308",
+                                        "1.5",
+                                        "\"\"",
+                                        "\"x\"",
+                                        "[]",
+                                        "[[]]",
+                                        "{}",
+                                        "[null]",
+                                        "{\"type\": \"text\"}",
+                                        "\"\\u0000\"",
+                                        "99999999999999999999",
+                                        "\"<|im_end|>\"",
+                                        "[1, 2]",
+                                        "\"[[{!fail=x}]]\"",
+                                        "\"[[<tool_call>{\\\"name\\\": 3]]\""};
   if ((json.is_object() || json.is_array()) && !json.empty() && random() % 4 != 0) {
     auto at = json.begin();
     std::advance(at, static_cast<std::ptrdiff_t>(random() % json.size()));
@@ -148,7 +170,8 @@ TEST_F(Routes, NoBodyBreaksOne) {
       // What a script was made to say fails as it says.
       const bool scripted = exchange->body.find("\"x\"") != std::string::npos;
       EXPECT_TRUE(exchange->status < 500 || scripted)
-          << route.name << " " << exchange->status << " " << exchange->body << "\n" << body;
+          << route.name << " " << exchange->status << " " << exchange->body << "\n"
+          << body;
     }
   }
 }
@@ -168,7 +191,8 @@ TEST(AnthropicRequests, TwoTurnsOfOneTalkShareTheirBeginningWhateverShapeTheyHav
     "messages": [
       {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]},
       {"role": "system", "content": [{"type": "text", "text": "Rules."}], "output_config": {}}]})"));
-  const auto second = service.render(anthropic_request(R"({"max_tokens": 9, "model": "m",
+  const auto second =
+      service.render(anthropic_request(R"({"max_tokens": 9, "model": "m",
     "system": [{"type": "text", "text": "x-anthropic-billing-header: cc_version=1; cch=b2"},
                {"type": "text", "text": "Be kind."}],
     "tools": [{"name": "Search", "input_schema": {"type": "object"}},
@@ -180,17 +204,20 @@ TEST(AnthropicRequests, TwoTurnsOfOneTalkShareTheirBeginningWhateverShapeTheyHav
         "content": [{"type": "tool_reference", "tool_name": "Fetch"}]}]}]})"));
   const auto& tokenizer = *service.model().tokenizer;
   // All but where the first one's answer begins.
-  const auto end = tokenizer.encode(std::string("<|im_start|>assistant\n"),
-                                    {.add_special_tokens = false, .parse_special = true});
+  const auto end =
+      tokenizer.encode(std::string("<|im_start|>assistant\n"),
+                       {.add_special_tokens = false, .parse_special = true});
   const std::size_t shared = first.tokens.size() - end.size();
   ASSERT_GE(second.tokens.size(), shared);
   EXPECT_TRUE(std::equal(first.tokens.begin(),
                          first.tokens.begin() + static_cast<std::ptrdiff_t>(shared),
                          second.tokens.begin()))
-      << tokenizer.decode(first.tokens) << "\n---\n" << tokenizer.decode(second.tokens);
+      << tokenizer.decode(first.tokens) << "\n---\n"
+      << tokenizer.decode(second.tokens);
   const std::string text = tokenizer.decode(second.tokens);
   EXPECT_EQ(text.find("billing"), std::string::npos);
-  EXPECT_NE(text.find("<functions>\n<function>{\"name\":\"Fetch\""), std::string::npos) << text;
+  EXPECT_NE(text.find("<functions>\n<function>{\"name\":\"Fetch\""), std::string::npos)
+      << text;
   EXPECT_EQ(text.find("Added"), std::string::npos);
 }
 

@@ -126,8 +126,7 @@ void responses(const ApiContext& context, std::shared_ptr<http::Exchange> exchan
     all.push_back(items.message());
     store().keep(id, std::move(all));
   };
-  ResponseItems items(
-      {id, body.required_text("model"), echoed(body)});
+  ResponseItems items({id, body.required_text("model"), echoed(body)});
   if (body.boolean("stream").value_or(false)) {
     stream_answer(context, std::move(exchange), service, request,
                   std::make_unique<ResponseStream>(std::move(items), keep));
