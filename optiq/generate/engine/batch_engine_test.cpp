@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <future>
 #include <limits>
@@ -10,6 +12,7 @@
 #include <random>
 #include <thread>
 
+#include "mlx/ops.h"
 #include "optiq/base/error.h"
 #include "optiq/generate/generate.h"
 
@@ -470,6 +473,89 @@ TEST(BatchEngine, RandomRequestsAndCancellationsLeaveNothingBehind) {
   for (auto& client : clients) client.join();
   EXPECT_EQ(endings, submitted);
   expect_nothing_leaked(engine);
+}
+
+// The demo model, but for one token whose rows are NaN, and one at which it sleeps.
+class SpoiltModel final : public models::Model {
+ public:
+  static constexpr int kPoison = 8000, kSleep = 8001;
+
+  explicit SpoiltModel(std::unique_ptr<models::Model> model)
+      : model_(std::move(model)) {}
+
+  const checkpoint::ModelConfig& config() const override { return model_->config(); }
+  mlx::core::array embed(const mlx::core::array& ids) override {
+    namespace mx = mlx::core;
+    if (mx::any(mx::equal(ids, mx::array(kSleep))).item<bool>())
+      std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    const mx::array poisoned = mx::expand_dims(mx::equal(ids, mx::array(kPoison)), 1);
+    return mx::where(poisoned, mx::array(std::nanf("")), model_->embed(ids));
+  }
+  mlx::core::array layer(int i, const mlx::core::array& x,
+                         const models::Batch& batch) override {
+    return model_->layer(i, x, batch);
+  }
+  mlx::core::array final_norm(const mlx::core::array& x) override {
+    return model_->final_norm(x);
+  }
+  mlx::core::array head(const mlx::core::array& x, kernels::Activation a) override {
+    return model_->head(x, a);
+  }
+  std::function<mlx::core::array(const mlx::core::array&)> reference_head()
+      const override {
+    return model_->reference_head();
+  }
+  std::vector<models::LinearModule*> linears() override { return model_->linears(); }
+  const std::vector<cache::LayerShape>& layer_shapes() const override {
+    return model_->layer_shapes();
+  }
+  std::int64_t weight_bytes() const override { return model_->weight_bytes(); }
+
+ private:
+  const std::unique_ptr<models::Model> model_;
+};
+
+std::shared_ptr<LoadedModel> spoilt_model() {
+  auto model = std::make_shared<LoadedModel>(load("demo", {.text = false}));
+  model->model = std::make_unique<SpoiltModel>(std::move(model->model));
+  return model;
+}
+
+TEST(BatchEngine, LogitsThatAreNoNumbersFailOnlyTheirOwnRequest) {
+  const auto model = spoilt_model();
+  BatchEngine engine(model, {});
+  const auto alone = answer(engine, request_of(some_tokens(30, 1), 40));
+  auto healthy = std::make_shared<Listener>(), poisoned = std::make_shared<Listener>();
+  engine.submit(request_of(some_tokens(30, 1), 40), healthy);
+  auto prompt = some_tokens(30, 2);
+  prompt.push_back(SpoiltModel::kPoison);
+  engine.submit(request_of(prompt, 40), poisoned);
+  ASSERT_TRUE(healthy->wait());
+  ASSERT_TRUE(poisoned->wait());
+  EXPECT_EQ(poisoned->result.finish, EngineFinish::kFailed);
+  EXPECT_FALSE(poisoned->result.error.empty());
+  EXPECT_EQ(healthy->ids, alone->ids);
+  expect_nothing_leaked(engine);
+}
+
+TEST(BatchEngine, AStuckRequestIsEndedAndTheEngineGoesOn) {
+  BatchOptions options;
+  options.stuck_after = std::chrono::milliseconds(200);
+  BatchEngine engine(spoilt_model(), options);
+  auto stuck = std::make_shared<Listener>();
+  const auto start = std::chrono::steady_clock::now();
+  auto prompt = some_tokens(10, 1);
+  prompt.push_back(SpoiltModel::kSleep);
+  engine.submit(request_of(prompt, 10), stuck);
+  ASSERT_TRUE(stuck->wait());
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(1200));
+  EXPECT_EQ(stuck->result.finish, EngineFinish::kFailed);
+  EXPECT_NE(stuck->result.error.find("no progress"), std::string::npos);
+  EXPECT_GT(engine.status().since_progress_s, 0.1);
+  while (engine.status().running > 0)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(stuck->endings, 1);
+  EXPECT_EQ(answer(engine, request_of(some_tokens(10, 3), 5))->ids.size(), 5u);
 }
 
 TEST(BatchEngine, AnEngineThatGoesEndsItsRequests) {

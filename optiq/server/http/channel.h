@@ -1,6 +1,7 @@
 // What a handler has to say, on its way to a connection: bytes from any thread, taken
 // by the connection's.
 #pragma once
+#include <atomic>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -34,6 +35,10 @@ class Channel {
   /// True once bytes were queued.
   bool begun() const;
 
+  /// The answer's status, for the log; 0 until it is known.
+  void set_status(int status) { status_ = status; }
+  int status() const { return status_; }
+
   /// The client has gone: callbacks are called, now and later ones at once. The
   /// connection is not notified any more.
   void close();
@@ -51,6 +56,7 @@ class Channel {
   std::function<void()> notify_;
   std::string pending_;
   State state_ = State::kOpen;
+  std::atomic<int> status_ = 0;
   bool begun_ = false;
   bool closed_ = false;
   bool complete_ = false;

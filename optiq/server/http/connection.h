@@ -354,11 +354,29 @@ class StreamConnection final
           });
         });
     const Open open(*shared_, channel);
-    start_handler(request_of(parser, std::move(target)), framing, channel);
+    const auto began = std::chrono::steady_clock::now();
+    written_bytes_ = 0;
+    Request request = request_of(parser, std::move(target));
+    const std::string what = request.method + " " + request.path;
+    const std::string id = request.id;
+    start_handler(std::move(request), framing, channel);
     auto done = co_await (write_answer(*channel) || watch(*channel, framing));
     const bool* whole = std::get_if<0>(&done);
     if (whole && *whole) channel->complete();
+    log_answer(what, id, channel->status(), whole && *whole,
+               std::chrono::steady_clock::now() - began);
     co_return whole&&* whole&& framing.keep_alive;
+  }
+
+  // One line for each request: never what was asked, nor the query. What only looks at
+  // the server (a page does so each second) is for those who want to know everything.
+  void log_answer(const std::string& what, const std::string& id, int status,
+                  bool whole, std::chrono::steady_clock::duration time) const {
+    const bool looks = what.starts_with("GET ") && status < 400;
+    log(looks ? LogLevel::kDebug : LogLevel::kInfo,
+        fmt::format("{} {}{} in {:.3f} s, {} bytes, {}", what, status,
+                    whole ? "" : " (the client left)",
+                    std::chrono::duration<double>(time).count(), written_bytes_, id));
   }
 
   void start_handler(Request request, Framing framing,
@@ -403,6 +421,7 @@ class StreamConnection final
         const auto* some = std::get_if<0>(&done);
         if (!some || std::get<0>(*some)) co_return false;
         written += std::get<1>(*some);
+        written_bytes_ += std::get<1>(*some);
       }
     }
   }
@@ -435,6 +454,7 @@ class StreamConnection final
   const std::string peer_;
   beast::flat_buffer buffer_;
   bool idle_ = false;
+  std::uint64_t written_bytes_ = 0;  // of the answer on its way
 };
 
 }  // namespace optiq::server::http

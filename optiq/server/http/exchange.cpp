@@ -44,6 +44,7 @@ class ChannelExchange final : public Exchange {
   void respond(Response response) override {
     if (begun_) return;
     begun_ = true;
+    channel_->set_status(response.status);
     channel_->push(whole_answer(response, request_.id, framing_));
     channel_->end();
   }
@@ -51,6 +52,7 @@ class ChannelExchange final : public Exchange {
   void begin_stream(int status, std::string content_type, Headers headers) override {
     if (begun_) return;
     begun_ = true;
+    channel_->set_status(status);
     headers.emplace_back("Cache-Control", "no-store");
     headers.emplace_back("X-Accel-Buffering", "no");
     channel_->push(head(status, content_type, headers, request_.id, framing_,
