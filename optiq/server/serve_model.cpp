@@ -77,7 +77,8 @@ std::string cache_summary(const cache::KvCache& cache) {
                 " values"];
   std::string text;
   for (const auto& [format, n] : formats)
-    text += fmt::format("{}{} layers: {}", text.empty() ? "" : "; ", n, format);
+    text += fmt::format("{}{} layer{}: {}", text.empty() ? "" : "; ", n,
+                        n == 1 ? "" : "s", format);
   return text;
 }
 
@@ -124,7 +125,7 @@ Opened open_model(const ModelOptions& options) {
   const std::uint64_t budget = cache.store().budget_bytes();
   opened.description = {
       fmt::format(
-          "{}: {} of weights, {}", served.id,
+          "{}: {} of weights; cache of {}", served.id,
           format_bytes(static_cast<std::uint64_t>(loaded->model->weight_bytes())),
           cache_summary(cache)),
       fmt::format("cache: {} a token, at most {}; {} requests at once, {} waiting",

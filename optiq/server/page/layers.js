@@ -34,7 +34,9 @@ function draw(model) {
       if (!rows.includes(module.name)) rows.push(module.name);
   const cached = model.layers.some((layer) => layer.k_bits);
   const names = cached ? [...rows, "K cache", "V cache"] : rows;
-  const width = LEFT + model.layers.length * CELL + 4;
+  const bits = new Set(model.layers.flatMap((layer) =>
+    [...layer.modules.map((m) => m.bits), layer.k_bits, layer.v_bits].filter(Boolean)));
+  const width = LEFT + Math.max(model.layers.length * CELL, bits.size * 34) + 4;
   const height = TOP + names.length * CELL + 26;
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": "Bits of each layer's matrices" });
@@ -53,8 +55,6 @@ function draw(model) {
       cell(svg, column, rows.length + 1, layer.v_bits, `${layer.name} values: ${layer.v}`);
     }
   });
-  const bits = new Set(model.layers.flatMap((layer) =>
-    [...layer.modules.map((m) => m.bits), layer.k_bits, layer.v_bits].filter(Boolean)));
   [...bits].sort((a, b) => a - b).forEach((b, i) => {
     const x = LEFT + i * 34, y = height - 16;
     svg.append(make("rect", { x, y, width: 10, height: 10, rx: 2, fill: colour(b) }));
