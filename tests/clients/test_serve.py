@@ -1,7 +1,9 @@
 """optiq serve as an operator meets it: flags, keys, hosts, health, metrics, stopping."""
 import concurrent.futures
 import re
+import shutil
 import signal
+import ssl
 import subprocess
 import time
 
@@ -53,6 +55,33 @@ def test_keys(tmp_path):
         assert httpx.get(server.url + "/metrics").status_code == 401
         assert httpx.get(server.url + "/").status_code == 200
         assert "first" not in "".join(server.log)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
+def test_tls(tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out",
+                    certificate, "-days", "2", "-subj", "/CN=localhost", "-addext",
+                    "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    with running(*serve_command("--tls-cert", certificate, "--tls-key", key)) as server:
+        assert server.url.startswith("https://")
+        trust = ssl.create_default_context(cafile=certificate)
+        with httpx.Client(verify=trust) as client:
+            for _ in range(3):  # on one connection
+                reply = client.post(server.url + "/v1/chat/completions", json=CHAT)
+                assert "5" in reply.json()["choices"][0]["message"]["content"]
+            with client.stream("POST", server.url + "/v1/chat/completions",
+                               json={**CHAT, "stream": True, "max_tokens": 5000, "ignore_eos": True}) as stream:
+                next(stream.iter_lines())
+        plain = server.url.replace("https", "http")
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(plain + "/health", timeout=5)
+        for _ in range(40):
+            if httpx.get(server.url + "/status", verify=trust).json()["running"] == 0:
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("a client that left is still answered")
 
 
 @pytest.mark.parametrize("flags,says", [

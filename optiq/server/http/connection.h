@@ -194,17 +194,18 @@ class StreamConnection final
     }
   }
 
-  // True if there is something to read before the time is over.
+  // Reads the first bytes of a request; true if they come before the time is over.
   asio::awaitable<bool> wait_for_bytes() {
     if (buffer_.size() > 0) co_return true;
-    if constexpr (kTls)
-      if (::SSL_pending(stream_.native_handle()) > 0) co_return true;
     idle_ = true;
-    auto done = co_await (socket().async_wait(tcp::socket::wait_read, kTuple) ||
+    const auto space = buffer_.prepare(4096);
+    auto done = co_await (stream_.async_read_some(space, kTuple) ||
                           time_out(shared_->options.idle_timeout));
     idle_ = false;
     const auto* result = std::get_if<0>(&done);
-    co_return result && !std::get<0>(*result) && socket().is_open();
+    if (!result || std::get<0>(*result)) co_return false;
+    buffer_.commit(std::get<1>(*result));
+    co_return true;
   }
 
   asio::awaitable<bool> serve_one() {
@@ -229,8 +230,8 @@ class StreamConnection final
                           time_out(options.header_timeout));
     if (head.index() == 1) co_return Refusal{408, "the header did not come in time"};
     if (const error_code error = std::get<0>(std::get<0>(head))) {
-      const bool whole_line = has_line();
-      co_return header_refusal(error, whole_line);
+      // Without a target the first line alone was too much.
+      co_return header_refusal(error, !parser.get().target().empty());
     }
     const auto& message = parser.get();
     if (message.target().size() > options.max_target_bytes)
@@ -273,13 +274,6 @@ class StreamConnection final
   Refusal too_large() const {
     return {413, fmt::format("the body is larger than {} bytes",
                              shared_->options.max_body_bytes)};
-  }
-
-  // True if what was read so far has a whole first line.
-  bool has_line() const {
-    const auto data = buffer_.cdata();
-    return std::string_view(static_cast<const char*>(data.data()), data.size())
-               .find('\n') != std::string_view::npos;
   }
 
   static bool is_malformed(const error_code& error) {
