@@ -28,6 +28,10 @@ struct Plan {
   std::optional<int> budget;       // of reasoning tokens
   int think = -1, end_think = -1;  // tokens; -1: the model has none
   std::vector<int> close;          // what ends the reasoning by force
+  // What may stand behind the mark of a call that the model begins by itself.
+  std::shared_ptr<const text::Constraint> call;
+  int call_mark = -1;
+  std::shared_ptr<const text::Tokenizer> tokenizer;
 };
 
 class AnswerPolicy final : public generation::TokenPolicy {
@@ -44,6 +48,10 @@ class AnswerPolicy final : public generation::TokenPolicy {
       std::ranges::fill(mask, 0u);
       const auto id = static_cast<std::size_t>(forced_.front());
       mask[id / 32] |= std::uint32_t{1} << (id % 32);
+      return true;
+    }
+    if (call_) {
+      call_->fill_mask(mask);
       return true;
     }
     if (reasoning_ || !constraint_) return false;
@@ -73,7 +81,12 @@ class AnswerPolicy final : public generation::TokenPolicy {
       reasoning_ = true;
       return;
     }
-    if (constraint_ && !was_forced) constraint_->accept(id);
+    if (call_)
+      accept_in_call(id);
+    else if (constraint_ && !was_forced)
+      constraint_->accept(id);
+    else if (plan_.call)
+      look_for_call(id);
   }
 
   bool complete() const override {
@@ -82,6 +95,21 @@ class AnswerPolicy final : public generation::TokenPolicy {
   }
 
  private:
+  void accept_in_call(int id) {
+    call_->accept(id);
+    if (call_->must_end()) call_.reset();
+  }
+
+  // The mark is one only at the start of a line: elsewhere it is talked about.
+  void look_for_call(int id) {
+    if (id == plan_.call_mark && at_line_start_) {
+      call_.emplace(*plan_.call);
+      return;
+    }
+    const std::string bytes = plan_.tokenizer->token_bytes(id);
+    if (!bytes.empty()) at_line_start_ = bytes.back() == '\n';
+  }
+
   void force_blank_line() {
     const auto tag = std::ranges::find(plan_.close, plan_.end_think);
     if (tag != plan_.close.end()) forced_.assign(tag + 1, plan_.close.end());
@@ -93,6 +121,8 @@ class AnswerPolicy final : public generation::TokenPolicy {
   int spent_ = 0;
   int n_ = 0;
   std::deque<int> forced_;
+  std::optional<text::Constraint> call_;  // while a call is written
+  bool at_line_start_ = true;
 };
 
 // Keeps the plan alive for as long as the policy lives.
@@ -153,14 +183,12 @@ std::optional<text::Constraint> constraint_of_calls(const ServedModel& model,
                                                     const ChatRequest& request,
                                                     const ToolFormat& format) {
   const ToolChoice& choice = request.tool_choice;
-  DeclaredTools tools;
-  for (const Json& tool : request.tools) {
-    const Json& function = tool.at("function");
-    const auto name = function.at("name").get<std::string>();
-    if (choice.kind == ToolChoice::Kind::kNamed && name != choice.name) continue;
-    tools[name] = relaxed_schema(*model.grammars,
-                                 function.value("parameters", Json(Json::object())));
-  }
+  Json wanted = Json::array();
+  for (const Json& tool : request.tools)
+    if (choice.kind != ToolChoice::Kind::kNamed ||
+        tool.at("function").at("name") == choice.name)
+      wanted.push_back(tool);
+  const DeclaredTools tools = enforceable(*model.grammars, wanted);
   if (tools.empty()) throw std::invalid_argument("tool_choice: there are no tools");
   const bool parallel = choice.parallel && choice.kind == ToolChoice::Kind::kRequired;
   return model.grammars->compile(
@@ -174,12 +202,16 @@ struct PolicyMaker::Demands {
 };
 
 PolicyMaker::PolicyMaker(const ServedModel& model, const ChatRequest& request,
-                         const ChatPrompt& prompt, const ToolFormat& format)
+                         const ChatPrompt& prompt, const ToolFormat& format,
+                         CallConstraints& calls)
     : demands_(std::make_unique<Demands>()) {
   const bool must_call = request.tool_choice.kind == ToolChoice::Kind::kRequired ||
                          request.tool_choice.kind == ToolChoice::Kind::kNamed;
   const bool formatted = request.format.kind != AnswerFormat::Kind::kText;
-  if (!must_call && !formatted && !request.thinking.budget) return;
+  std::shared_ptr<const text::Constraint> call;
+  if (request.tool_choice.kind == ToolChoice::Kind::kAuto && !formatted)
+    call = calls.find(model, format, request.tools);
+  if (!must_call && !formatted && !request.thinking.budget && !call) return;
   if ((must_call || formatted) && !model.grammars)
     throw std::invalid_argument(
         "this model's tokenizer allows no grammars: no response_format, and no "
@@ -189,6 +221,11 @@ PolicyMaker::PolicyMaker(const ServedModel& model, const ChatRequest& request,
     plan->constraint = constraint_of_calls(model, request, format);
   else if (formatted)
     plan->constraint = constraint_of_format(*model.grammars, request.format);
+  if (call) {
+    plan->call_mark = model.tokenizer->token_id(opening_mark(format)).value_or(-1);
+    plan->call = std::move(call);
+    plan->tokenizer = model.tokenizer;
+  }
   plan->begins_in_reasoning = prompt.begins_in_reasoning;
   plan->budget = request.thinking.budget;
   plan->think = model.tokenizer->token_id("<think>").value_or(-1);

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "optiq/generate/engine/token_policy.h"
+#include "optiq/server/chat/call_constraints.h"
 #include "optiq/server/chat/chat_request.h"
 #include "optiq/server/chat/chat_service.h"
 #include "optiq/server/chat/tools/tool_format.h"
@@ -15,7 +16,8 @@ class PolicyMaker {
  public:
   /// Throws    std::invalid_argument for a format that cannot be enforced
   PolicyMaker(const ServedModel& model, const ChatRequest& request,
-              const ChatPrompt& prompt, const ToolFormat& format);
+              const ChatPrompt& prompt, const ToolFormat& format,
+              CallConstraints& calls);
   ~PolicyMaker();
 
   /// Null where anything may come.

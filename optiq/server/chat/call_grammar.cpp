@@ -24,9 +24,11 @@ std::string json_calls(const DeclaredTools& tools, const char* arguments) {
   std::string rules;
   int i = 0;
   for (const auto& [name, schema] : tools) {
-    rules +=
-        fmt::format("call_{0}: {1} args_{0} \"}}\"\n", i,
-                    quoted("{\"name\": " + quoted(name) + ", \"" + arguments + "\": "));
+    // A space behind colons and commas is the model's own choice.
+    rules += fmt::format(R"(call_{0}: {1} " "? {2} "," " "? {3} " "? args_{0} "}}")", i,
+                         quoted("{\"name\":"), quoted(quoted(name)),
+                         quoted(quoted(arguments) + ":")) +
+             "\n";
     Json one = schema.is_object() ? schema : Json(Json::object());
     if (!one.contains("type")) one["type"] = "object";
     one["x-guidance"] = {{"whitespace_flexible", false},
@@ -68,7 +70,30 @@ std::string xml_calls(const DeclaredTools& tools) {
   return rules + "value[suffix=\"\\n</parameter>\\n\"]: /(?s:.*)/\n";
 }
 
+bool is_tagged(const ToolFormat& format) {
+  const std::string_view name = format.name;
+  return name == "hermes" || name == "xml";
+}
+
+std::string tagged_calls(const ToolFormat& format, const DeclaredTools& tools) {
+  return std::string_view(format.name) == "xml" ? xml_calls(tools)
+                                                : json_calls(tools, "arguments");
+}
+
 }  // namespace
+
+std::string opening_mark(const ToolFormat& format) {
+  return is_tagged(format) ? "<tool_call>" : "";
+}
+
+text::Grammar call_rest_grammar(const ToolFormat& format,
+                                const text::Tokenizer& tokenizer,
+                                const DeclaredTools& tools) {
+  return {text::Grammar::Kind::kLark,
+          fmt::format("start: \"\\n\"? ({}) \"\\n\"? {}\n", alternatives(tools.size()),
+                      mark(tokenizer, "</tool_call>")) +
+              tagged_calls(format, tools)};
+}
 
 text::Grammar call_grammar(const ToolFormat& format, const text::Tokenizer& tokenizer,
                            const DeclaredTools& tools, bool parallel) {
@@ -90,9 +115,9 @@ text::Grammar call_grammar(const ToolFormat& format, const text::Tokenizer& toke
     const std::string open = mark(tokenizer, "<tool_call>");
     const std::string close = mark(tokenizer, "</tool_call>");
     const std::string one =
-        fmt::format("{} \"\\n\" ({}) \"\\n\" {}", open, body, close);
-    source = "start: " + one + more("\"\\n\"", one) + "\n" +
-             (name == "xml" ? xml_calls(tools) : json_calls(tools, "arguments"));
+        fmt::format("{} \"\\n\"? ({}) \"\\n\"? {}", open, body, close);
+    source =
+        "start: " + one + more("\"\\n\"", one) + "\n" + tagged_calls(format, tools);
   }
   return {text::Grammar::Kind::kLark, std::move(source)};
 }

@@ -16,4 +16,14 @@ namespace optiq::server {
 text::Grammar call_grammar(const ToolFormat& format, const text::Tokenizer& tokenizer,
                            const DeclaredTools& tools, bool parallel);
 
+/// The mark that opens a call in a format whose calls stand in tags; empty for others.
+std::string opening_mark(const ToolFormat& format);
+
+/// A grammar of one call behind its opening mark, up to and with the closing one.
+///
+/// Requires  as above; a format that has an opening_mark()
+text::Grammar call_rest_grammar(const ToolFormat& format,
+                                const text::Tokenizer& tokenizer,
+                                const DeclaredTools& tools);
+
 }  // namespace optiq::server

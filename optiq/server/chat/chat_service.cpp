@@ -180,12 +180,15 @@ DeclaredTools declared(const Json& tools) {
 struct ChatService::Found {
   TemplateTraits traits;
   const ToolFormat* format = nullptr;
+  mutable CallConstraints calls;
 };
 
 ChatService::ChatService(ServedModel model) : model_(std::move(model)) {
   if (!model_.chat_template) return;
-  found_ = std::make_shared<const Found>(
-      Found{traits_of(*model_.chat_template), &tool_format_of(*model_.chat_template)});
+  const auto found = std::make_shared<Found>();
+  found->traits = traits_of(*model_.chat_template);
+  found->format = &tool_format_of(*model_.chat_template);
+  found_ = found;
 }
 
 ChatPrompt ChatService::render(const ChatRequest& request) const {
@@ -240,7 +243,7 @@ std::unique_ptr<Answering> ChatService::answer(
                                 request.tool_choice.name + "\"");
   const bool may_call =
       !tools.empty() && request.tool_choice.kind != ToolChoice::Kind::kNone;
-  const PolicyMaker policies(model_, request, prompt, *found_->format);
+  const PolicyMaker policies(model_, request, prompt, *found_->format, found_->calls);
   const std::uint64_t seed = request.seed ? *request.seed : std::random_device{}();
   auto answering = std::make_unique<EngineAnswering>(
       model_.engine, static_cast<int>(prompt.tokens.size()));

@@ -115,10 +115,34 @@ TEST(ChatService, ARequiredToolIsCalledWithArgumentsOfItsSchema) {
   }
 }
 
+TEST(ChatService, ACallThatTheModelBeginsIsWellFormedAndOfADeclaredTool) {
+  const ChatService service(scripted_model());
+  auto request =
+      ask("[[Let me see.\n<tool_call>\n{\"name\": \"wether\", \"arguments\": "
+          "{\"days\": 77, oops]]");
+  request.tools = weather();
+  const auto heard = answer(service, request);
+  ASSERT_EQ(heard->choices[0].calls.size(), 1u) << heard->choices[0].text;
+  EXPECT_EQ(heard->choices[0].text, "Let me see.");
+  EXPECT_EQ(heard->choices[0].calls[0].name, "weather");
+  const Json arguments = Json::parse(heard->choices[0].calls[0].arguments);
+  EXPECT_TRUE(arguments["place"].is_string());
+  EXPECT_EQ(heard->choices[0].end->reason, AnswerEnd::Reason::kToolCalls);
+}
+
+TEST(ChatService, AMarkThatIsTalkedAboutConstrainsNothing) {
+  const ChatService service(scripted_model());
+  auto request = ask("[[Write <tool_call> and then the call.]]");
+  request.tools = weather();
+  EXPECT_EQ(answer(service, request)->choices[0].text,
+            "Write <tool_call> and then the call.");
+}
+
 TEST(ChatService, NoToolIsCalledWhereNoneMayBe) {
   const ChatService service(scripted_model());
   auto request =
-      ask("[[<tool_call>\n{\"name\": \"weather\", \"arguments\": {}}\n</tool_call>]]");
+      ask("[[<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"place\": \"x\"}}\n"
+          "</tool_call>]]");
   request.tools = weather();
   EXPECT_EQ(answer(service, request)->choices[0].calls.size(), 1u);
   request.tool_choice.kind = ToolChoice::Kind::kNone;
