@@ -54,7 +54,7 @@ class Listener : public EngineListener {
 
   bool wait(int n_tokens = std::numeric_limits<int>::max()) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(60), [&] {
+    return changed_.wait_for(lock, std::chrono::minutes(5), [&] {
       return endings > 0 || static_cast<int>(ids.size()) >= n_tokens;
     });
   }

@@ -226,12 +226,13 @@ class StreamConnection final
 
   asio::awaitable<Refusal> read_request(Parser& parser, Target& target) {
     const HttpOptions& options = shared_->options;
+    // Where the header is too large: was it the first line already?
+    const bool line_came = has_line();
     auto head = co_await (wire::async_read_header(stream_, buffer_, parser, kTuple) ||
                           time_out(options.header_timeout));
     if (head.index() == 1) co_return Refusal{408, "the header did not come in time"};
     if (const error_code error = std::get<0>(std::get<0>(head))) {
-      // Without a target the first line alone was too much.
-      co_return header_refusal(error, !parser.get().target().empty());
+      co_return header_refusal(error, line_came || !parser.get().target().empty());
     }
     const auto& message = parser.get();
     if (message.target().size() > options.max_target_bytes)
@@ -274,6 +275,13 @@ class StreamConnection final
   Refusal too_large() const {
     return {413, fmt::format("the body is larger than {} bytes",
                              shared_->options.max_body_bytes)};
+  }
+
+  // True if what was read so far has a whole line.
+  bool has_line() const {
+    const auto data = buffer_.cdata();
+    return std::string_view(static_cast<const char*>(data.data()), data.size())
+               .find('\n') != std::string_view::npos;
   }
 
   static bool is_malformed(const error_code& error) {
