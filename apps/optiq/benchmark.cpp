@@ -4,6 +4,7 @@
 #include "benchmark_run.h"
 #include "cache_flags.h"
 #include "command.h"
+#include "number_list.h"
 #include "optiq/base/error.h"
 #include "optiq/base/format.h"
 #include "optiq/base/memory.h"
@@ -167,17 +168,11 @@ Run add_benchmark(CLI::App& app) {
       ->type_name("N")
       ->capture_default_str();
   const auto* depth =
-      app.add_option("--depth", options->depths,
-                     "Tokens in the cache before decoding (default: those of "
-                     "0,4096,16384 that the model takes)")
-          ->check(CLI::Range(0, kMost).description(""))
-          ->delimiter(',')
-          ->type_name("N,N,...");
-  app.add_option("--batch", options->batches, "Sequences at a time")
-      ->check(CLI::Range(1, 4096).description(""))
-      ->delimiter(',')
-      ->type_name("N,N,...")
-      ->capture_default_str();
+      add_number_list(app, "--depth", options->depths,
+                      "Tokens in the cache before decoding (default: those of "
+                      "0,4096,16384 that the model takes)",
+                      0, kMost);
+  add_number_list(app, "--batch", options->batches, "Sequences at a time", 1, 4096);
   app.add_option("--repeat", options->repeat, "Runs of which the median is reported")
       ->check(CLI::Range(1, 1000).description(""))
       ->type_name("N")

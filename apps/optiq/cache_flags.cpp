@@ -46,7 +46,7 @@ void add_cache_flags(CLI::App& app, CacheFlags& flags) {
   app.add_option("--kv-format", flags.format, "How --kv-bits are used")
       ->check(CLI::IsMember(coded_formats()))
       ->needs(bits)
-      ->type_name("affine|turbo")
+      ->type_name("affine|turbo|turbo-qjl")
       ->capture_default_str();
   app.add_option("--kv-group-size", flags.group_size,
                  "Values that share a scale and a bias, for affine")
@@ -79,7 +79,7 @@ cache::CacheOptions cache_options_of(const CacheFlags& flags, std::uint64_t seed
   }
   if (flags.bits > 0) {
     const KvFormat format = format_of(flags);
-    options.formats = {format, format};
+    options.formats = {format, format_of_values(format)};
   }
   return options;
 }

@@ -3,8 +3,9 @@
 #include <memory>
 
 #include "command.h"
+#include "measuring.h"
+#include "number_list.h"
 #include "optiq/base/format.h"
-#include "optiq/base/progress.h"
 #include "optiq/generate/model_location.h"
 #include "request_options.h"
 
@@ -157,18 +158,9 @@ void run_convert(Flags flags, Context& context) {
   options.output =
       flags.output.empty() ? default_output(options, flags.method) : flags.output;
 
-  std::string stage;
-  std::unique_ptr<Progress> progress;
-  options.progress = [&](std::string_view name, std::int64_t done, std::int64_t total) {
-    if (name != stage) {
-      stage = name;
-      progress.reset();
-      progress = std::make_unique<Progress>(stage, total, "steps");
-    }
-    progress->set(done);
-  };
+  options.progress = progress_by_stage();
   const convert::Result result = convert::convert(options);
-  progress.reset();
+  options.progress = nullptr;
   print(result, context.out);
   context.out.summary(summary_of(result));
 }
@@ -189,10 +181,8 @@ Run add_convert(CLI::App& app) {
   app.add_option("--target-size", flags->target_size,
                  "Instead: bytes of all weight files, such as 4.8GB")
       ->type_name("BYTES");
-  app.add_option("--candidate-bits", o.candidate_bits, "Widths to choose among")
-      ->delimiter(',')
-      ->capture_default_str()
-      ->type_name("N,N,...");
+  add_number_list(app, "--candidate-bits", o.candidate_bits, "Widths to choose among",
+                  1, 32);
   app.add_option("--group-size", o.group_size, "Weights that share a scale")
       ->capture_default_str();
   app.add_option("--mode", flags->mode, "affine, mxfp4, mxfp8 or nvfp4")
@@ -208,10 +198,7 @@ Run add_convert(CLI::App& app) {
                  "Weigh head, embedding, first and last block more: on, off, or auto "
                  "(whichever measures better)")
       ->capture_default_str();
-  app.add_option("--calibration,--calibration-mix", o.calibration,
-                 "builtin, or a JSONL file of {text} or {messages, tools}")
-      ->capture_default_str()
-      ->type_name("builtin|FILE.jsonl");
+  add_calibration_option(app, o.calibration);
   app.add_option("--n-calibration", o.n_calibration, "Windows of calibration text")
       ->capture_default_str()
       ->check(CLI::Range(1, 100000));

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "command.h"
+#include "number_list.h"
 #include "optiq/base/error.h"
 #include "optiq/base/file.h"
 #include "optiq/base/memory.h"
@@ -30,6 +31,7 @@ struct Options {
   std::string reference;
   int n_samples = 0;
   std::vector<int> lengths;
+  std::optional<int> distractors;
   bool exact = false;
   CacheFlags cache_flags;
   std::optional<cache::CacheOptions> cache;  // what the flags ask for
@@ -122,6 +124,7 @@ std::vector<eval::Case> cases_of(const Options& options, const LoadedModel& mode
   const eval::Task& task = *eval::find_task(options.task);
   eval::MakeOptions make{.seed = context.seed};
   if (options.n_samples > 0) make.count = options.n_samples;
+  if (options.distractors) make.distractors = *options.distractors;
   if (task.default_length > 0) {
     const int limit = model.model->config().max_position_embeddings;
     make.lengths = options.lengths;
@@ -243,6 +246,11 @@ void check(const Options& options) {
       (task->default_length == 0 || !options.data.empty()))
     throw UsageError(fmt::format("--length: --task {} has none{}", task->name,
                                  options.data.empty() ? "" : " where --data is given"));
+  if (options.distractors && (options.task != "needle" || !options.data.empty()))
+    throw UsageError(
+        fmt::format("--distractors: only --task needle without --data has them, found "
+                    "--task {}",
+                    options.task));
 }
 
 // Each file of the directory --data: cases under the name of the file, perplexity (and
@@ -317,14 +325,17 @@ Run add_eval(CLI::App& app) {
                  "length that are made (default: 20)")
       ->check(CLI::Range(1, 1 << 30).description(""))
       ->type_name("N");
-  app.add_option(
-         "--length", options->lengths,
-         "Tokens of a window (default: 2048 for perplexity, 1024 for kl), or of "
-         "the cases that are made, several with commas (default: 2048 for "
-         "needle, 256 for hashhop)")
-      ->delimiter(',')
-      ->check(CLI::Range(2, 1 << 30).description(""))
-      ->type_name("N,...");
+  add_number_list(app, "--length", options->lengths,
+                  "Tokens of a window (default: 2048 for perplexity, 1024 for kl), or "
+                  "of the cases that are made, several with commas (default: 2048 for "
+                  "needle, 256 for hashhop)",
+                  2, 1 << 30);
+  app.add_option("--distractors", options->distractors,
+                 fmt::format("For needle: how many like keys stand beside the one that "
+                             "is asked for, 0 to {} (default: {})",
+                             eval::kMostDistractors, eval::CaseWish{}.distractors))
+      ->check(CLI::Range(0, eval::kMostDistractors).description(""))
+      ->type_name("N");
   app.add_flag("--exact", options->exact,
                "Compute in float32, without int8 activations and float16 cache");
   add_cache_flags(app, options->cache_flags);

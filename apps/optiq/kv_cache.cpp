@@ -3,10 +3,11 @@
 #include <memory>
 
 #include "command.h"
+#include "measuring.h"
+#include "number_list.h"
 #include "optiq/base/error.h"
 #include "optiq/base/format.h"
 #include "optiq/base/memory.h"
-#include "optiq/base/progress.h"
 #include "optiq/generate/loaded_model.h"
 #include "optiq/sensitivity/sample_tokens.h"
 #include "request_options.h"
@@ -128,20 +129,11 @@ void run_kv_cache(Flags flags, Context& context) {
         fmt::format("{}: expected a directory, found a file", flags.output));
   const LoadedModel model = load(flags.model);
 
-  std::string stage;
-  std::unique_ptr<Progress> progress;
-  options.progress = [&](std::string_view name, std::int64_t done, std::int64_t total) {
-    if (name != stage) {
-      stage = name;
-      progress.reset();
-      progress = std::make_unique<Progress>(stage, total, "steps");
-    }
-    progress->set(done);
-  };
+  options.progress = progress_by_stage();
   const auto result = convert::choose_kv_cache(
       *model.model, sensitivity::tokenize_with(*model.tokenizer, model.chat_template),
       options);
-  progress.reset();
+  options.progress = nullptr;
   print(result, context.out);
   context.out.summary(summary_of(result));
 }
@@ -160,10 +152,8 @@ Run add_kv_cache(CLI::App& app) {
                  "Average bits of cached keys and values, scales not counted")
       ->capture_default_str()
       ->check(number_in(1, 16));
-  app.add_option("--candidate-bits", o.candidate_bits,
-                 "Widths to choose among (affine: 4,8; turbo: 2,3,4)")
-      ->delimiter(',')
-      ->type_name("N,N,...");
+  add_number_list(app, "--candidate-bits", o.candidate_bits,
+                  "Widths to choose among (affine: 4,8; turbo: 2,3,4)", 1, 32);
   app.add_option("--n-samples", o.n_samples,
                  "Sequences to measure on; as many others verify the choice")
       ->capture_default_str()
@@ -175,18 +165,16 @@ Run add_kv_cache(CLI::App& app) {
                  "Values that share a scale and a bias, for affine")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024).description(""));
-  app.add_option("--format", o.format, "affine or turbo")
+  app.add_option("--format", o.format,
+                 "affine, turbo, or turbo-qjl: its keys by inner products")
       ->capture_default_str()
-      ->check(CLI::IsMember({"affine", "turbo"}).description(""))
-      ->type_name("affine|turbo");
+      ->check(CLI::IsMember({"affine", "turbo", "turbo-qjl"}).description(""))
+      ->type_name("affine|turbo|turbo-qjl");
   app.add_flag("--separate-kv", o.separate_kv,
                "Measure keys and values apart, and choose bits for each");
   app.add_flag("--center-keys", o.center_keys,
                "Take the mean of each channel off the keys (kv_means.safetensors)");
-  app.add_option("--calibration,--calibration-mix", o.calibration,
-                 "builtin, or a JSONL file of {text} or {messages, tools}")
-      ->capture_default_str()
-      ->type_name("builtin|FILE.jsonl");
+  add_calibration_option(app, o.calibration);
   return [flags](Context& context) { run_kv_cache(*flags, context); };
 }
 

@@ -47,10 +47,13 @@ std::int64_t state_bytes(const LayerShape& s) {
 // K and V of a layer turn by different signs, and so does each layer.
 std::vector<float> signs_of(const KvFormat& format, int head_dim, std::uint64_t seed,
                             int layer, int side) {
-  if (format.kind != KvKind::kTurbo) return {};
+  if (!is_rotated(format)) return {};
   return rotation_signs(head_dim, seed + 2 * static_cast<std::uint64_t>(layer) +
                                       static_cast<std::uint64_t>(side));
 }
+
+// Keeps projections of residuals apart from the rotations of any layer.
+constexpr std::uint64_t kProjectionSeed = std::uint64_t{1} << 63;
 
 const float* pointer(const std::vector<float>& values) {
   return values.empty() ? nullptr : values.data();
@@ -94,8 +97,11 @@ KvCache::KvCache(std::vector<LayerShape> shapes, const CacheOptions& options)
                         n, mean->second.size()));
       layer->k_mean = mean->second;
     }
+    if (k.kind == KvKind::kTurboQjl)
+      layer->k_residual_signs =
+          rotation_signs(shape.head_dim, kProjectionSeed ^ (options.seed + i));
     layer->transform = {pointer(layer->k_signs), pointer(layer->v_signs),
-                        pointer(layer->k_mean)};
+                        pointer(layer->k_mean), pointer(layer->k_residual_signs)};
     coded = coded || k != in_float || v != in_float;
     layers_.back() = std::move(layer);
   }

@@ -26,8 +26,8 @@ struct LayerPages {
   LayerFormats formats;
   KvLayout float_layout, coded_layout;
   std::int64_t float_offset = 0, coded_offset = 0;  // in pages of the two kinds
-  std::vector<float> k_signs, v_signs, k_mean;      // empty: not done
-  KvTransform transform;                            // of these
+  std::vector<float> k_signs, v_signs, k_mean, k_residual_signs;  // empty: not done
+  KvTransform transform;                                          // of these
 };
 
 /// Threads   any.

@@ -47,7 +47,7 @@ LayerEntry entry_of(const nlohmann::json& json, const std::filesystem::path& fil
     }
   };
   return {static_cast<int>(entry.integer("layer_idx", 0, kMostLayers)),
-          {format("k_bits"), format("v_bits")},
+          {format("k_bits"), format_of_values(format("v_bits"))},
           source};
 }
 

@@ -32,7 +32,7 @@ const KvFormatInfo& info_of(const std::string& name) {
   for (const KvFormatInfo& row : kv_formats())
     if (row.name == name && row.kind != KvKind::kFloat) return row;
   throw std::invalid_argument(
-      fmt::format("--format: expected affine or turbo, found '{}'", name));
+      fmt::format("--format: expected affine, turbo or turbo-qjl, found '{}'", name));
 }
 
 std::vector<KvFormat> candidates(const KvCacheOptions& options) {
@@ -128,7 +128,7 @@ std::string baseline_name(const KvFormat& format, int group_size) {
 }  // namespace
 
 std::vector<int> default_kv_bits(std::string_view format) {
-  return format == "turbo" ? std::vector{2, 3, 4} : std::vector{4, 8};
+  return format == "affine" ? std::vector{4, 8} : std::vector{2, 3, 4};
 }
 
 KvCacheResult choose_kv_cache(models::Model& model,

@@ -51,6 +51,7 @@ std::vector<Kind> kinds() {
           {"affine 3", coded(affine3, affine3)},
           {"turbo 4", coded(turbo4, turbo4)},
           {"turbo 2", coded(turbo2, turbo2)},
+          {"turbo-qjl 4", coded(kv_format("turbo-qjl", 4, 0), turbo4)},
           {"affine 8 and turbo 4, from 64 on", coded(affine8, turbo4, 64)},
           {"turbo 4 and affine 4, exact", exact_codes}};
 }

@@ -24,10 +24,10 @@ std::string key_of(std::string_view kind, std::string_view name) {
   return fmt::format("{} for {}", kind, name);
 }
 
-// The asked key and others as like it as they come: the same kind of number for a noun
-// that begins with the same letter, and other kinds for the same noun.
-std::vector<std::string> keys_of(Random& random) {
-  constexpr std::size_t kLike = 4, kOtherKinds = 3;
+// The asked key and others as like it as they come, in turns: the same kind of number
+// for a noun that begins with the same letter, and another kind for the same noun.
+std::vector<std::string> keys_of(Random& random, int distractors) {
+  constexpr std::size_t kLike = (kMostDistractors + 1) / 2;
   std::vector<std::string_view> kinds(std::begin(kKinds), std::end(kKinds));
   random.shuffle(kinds);
   std::string_view name;
@@ -40,8 +40,9 @@ std::vector<std::string> keys_of(Random& random) {
   }
   random.shuffle(like);
   std::vector<std::string> keys = {key_of(kinds[0], name)};
-  for (std::size_t i = 0; i < kLike; ++i) keys.push_back(key_of(kinds[0], like[i]));
-  for (std::size_t i = 1; i <= kOtherKinds; ++i) keys.push_back(key_of(kinds[i], name));
+  for (std::size_t i = 0; i < static_cast<std::size_t>(distractors); ++i)
+    keys.push_back(i % 2 == 0 ? key_of(kinds[0], like[i / 2])
+                              : key_of(kinds[i / 2 + 1], name));
   return keys;
 }
 
@@ -62,7 +63,7 @@ std::vector<std::string> values_of(Random& random, std::size_t n) {
 }  // namespace
 
 Case make_needle(Random& random, const CaseWish& wish) {
-  const auto keys = keys_of(random);
+  const auto keys = keys_of(random, wish.distractors);
   const auto values = values_of(random, keys.size());
   std::vector<Insertion> lines;
   for (std::size_t i = 0; i < keys.size(); ++i) {

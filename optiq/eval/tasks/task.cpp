@@ -44,7 +44,10 @@ std::vector<Case> make_cases(const Task& task, const MakeOptions& options,
     for (int i = 0; i < options.count; ++i) {
       throw_if_interrupted();
       Random random(task.name, options.seed, length, i);
-      Case c = task.make(random, {.index = i, .length = length, .count = count});
+      Case c = task.make(random, {.index = i,
+                                  .length = length,
+                                  .count = count,
+                                  .distractors = options.distractors});
       c.id = length > 0 ? fmt::format("{}-{}-{:03}", task.name, length, i)
                         : fmt::format("{}-{:03}", task.name, i);
       c.length = length;

@@ -138,31 +138,33 @@ std::map<std::string, std::string> statements(const std::string& text) {
 }
 
 TEST(Needle, TheAskedKeyIsStatedOnceWithItsValueAmongLikeOnes) {
-  for (const Case& c : make("needle", {.count = 40, .lengths = {700}})) {
-    SCOPED_TRACE(c.id);
-    const std::string text = user_text(c);
-    const auto known = statements(text);
-    EXPECT_EQ(known.size(), 8u);
-    const std::string question = text.substr(text.rfind("Question: "));
-    int same_kind = 0, same_name = 0, asked = 0;
-    for (const auto& [key, value] : known) {
-      EXPECT_EQ(occurrences(text, value), 1);
-      if (value != c.answer) continue;
-      ++asked;
-      EXPECT_NE(question.find(key), std::string::npos) << question;
-      EXPECT_EQ(occurrences(text, key + " is "), 1);
-      const std::size_t name = key.find(" for ") + 5;
-      for (const auto& [other, _] : known) {
-        if (other == key) continue;
-        // The same text up to the first letter of the noun, or the same noun.
-        same_kind += other.substr(0, name + 1) == key.substr(0, name + 1) ? 1 : 0;
-        same_name += other.ends_with(key.substr(name - 5)) ? 1 : 0;
+  for (const int distractors : {0, 1, 3, kMostDistractors})
+    for (const Case& c :
+         make("needle", {.count = 40, .lengths = {700}, .distractors = distractors})) {
+      SCOPED_TRACE(c.id);
+      const std::string text = user_text(c);
+      const auto known = statements(text);
+      EXPECT_EQ(known.size(), static_cast<std::size_t>(distractors + 1));
+      const std::string question = text.substr(text.rfind("Question: "));
+      int same_kind = 0, same_name = 0, asked = 0;
+      for (const auto& [key, value] : known) {
+        EXPECT_EQ(occurrences(text, value), 1);
+        if (value != c.answer) continue;
+        ++asked;
+        EXPECT_NE(question.find(key), std::string::npos) << question;
+        EXPECT_EQ(occurrences(text, key + " is "), 1);
+        const std::size_t name = key.find(" for ") + 5;
+        for (const auto& [other, _] : known) {
+          if (other == key) continue;
+          // The same text up to the first letter of the noun, or the same noun.
+          same_kind += other.substr(0, name + 1) == key.substr(0, name + 1) ? 1 : 0;
+          same_name += other.ends_with(key.substr(name - 5)) ? 1 : 0;
+        }
       }
+      EXPECT_EQ(asked, 1);
+      EXPECT_EQ(same_name, distractors / 2);
+      EXPECT_EQ(same_kind, (distractors + 1) / 2);
     }
-    EXPECT_EQ(asked, 1);
-    EXPECT_EQ(same_name, 3);
-    EXPECT_EQ(same_kind, 4);
-  }
 }
 
 TEST(Needle, DepthsOfTheAskedKeyCoverTheText) {

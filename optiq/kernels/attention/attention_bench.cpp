@@ -139,8 +139,7 @@ class PagedProblem {
     std::align(64, memory_.size() - 64, begin, space);
     for (int i = 0; i < n_pages; ++i)
       pages_.push_back(static_cast<std::byte*>(begin) + i * page_bytes);
-    if (format.kind == KvKind::kTurbo)
-      transform_.k_signs = transform_.v_signs = signs_.data();
+    if (is_rotated(format)) transform_.k_signs = transform_.v_signs = signs_.data();
     view_.coded_layout = &layout_;
     view_.pages = pages_.data();
     view_.n_pages = n_pages;

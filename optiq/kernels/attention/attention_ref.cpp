@@ -1,6 +1,6 @@
 #include <algorithm>
 #include <cmath>
-
+#include <numeric>
 #include <vector>
 
 #include "optiq/kernels/attention/attention_tile.h"
@@ -13,18 +13,23 @@ KvTransform transform_of(const AttentionSegment& s) {
   return s.pages && s.pages->transform ? *s.pages->transform : KvTransform{};
 }
 
-// Value i of a key or value, as it is stored.
-double stored(const AttentionSegment& s, bool keys, int head, int token, int i,
-              int dim) {
+// A key or value as it is stored.
+std::vector<double> stored(const AttentionSegment& s, bool keys, int head, int token,
+                           int dim) {
+  std::vector<double> x(static_cast<std::size_t>(dim));
   if (s.pages) {
     const int page = token / kPageTokens;
     const KvLayout& layout = layout_of(*s.pages, page);
-    return stored_value(keys ? layout.k : layout.v, head_of(*s.pages, page, head), keys,
-                        i, token % kPageTokens, dim);
+    stored_row(keys ? layout.k : layout.v, head_of(*s.pages, page, head), keys,
+               token % kPageTokens, transform_of(s), x);
+    return x;
   }
   const std::int64_t at = keys ? head * s.kv.k_head_stride + token * s.kv.k_row_stride
                                : head * s.kv.v_head_stride + token * s.kv.v_row_stride;
-  return load_float(keys ? s.kv.k : s.kv.v, at + i, s.kv.type);
+  for (int i = 0; i < dim; ++i)
+    x[static_cast<std::size_t>(i)] =
+        load_float(keys ? s.kv.k : s.kv.v, at + i, s.kv.type);
+  return x;
 }
 
 void write_row(const AttentionArgs& a, const AttentionTile& tile, int row,
@@ -63,10 +68,8 @@ void attention_tile(const AttentionArgs& a, const AttentionTile& tile, float*) {
     std::vector<double> scores, sums(static_cast<std::size_t>(dim), 0.0);
     double largest = -1e30;
     for (int key = begin; key < end; ++key) {
-      double dot = 0;
-      for (int i = 0; i < dim; ++i)
-        dot +=
-            q[static_cast<std::size_t>(i)] * stored(s, true, tile.kv_head, key, i, dim);
+      const std::vector<double> k = stored(s, true, tile.kv_head, key, dim);
+      const double dot = std::inner_product(q.begin(), q.end(), k.begin(), 0.0);
       scores.push_back(dot * a.scale);
       largest = std::max(largest, scores.back());
     }
@@ -75,9 +78,8 @@ void attention_tile(const AttentionArgs& a, const AttentionTile& tile, float*) {
       const double p =
           std::exp(scores[static_cast<std::size_t>(key - begin)] - largest);
       weight += p;
-      for (int i = 0; i < dim; ++i)
-        sums[static_cast<std::size_t>(i)] +=
-            p * stored(s, false, tile.kv_head, key, i, dim);
+      const std::vector<double> v = stored(s, false, tile.kv_head, key, dim);
+      for (std::size_t i = 0; i < v.size(); ++i) sums[i] += p * v[i];
     }
     if (!tile.partial) {
       write_row(a, tile, row, sums, weight);

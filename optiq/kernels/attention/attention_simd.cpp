@@ -245,9 +245,23 @@ OPTIQ_INLINE void sum_floats(const Tile& t, int row, int rows, const BlockSide& 
                   side.ahead / (int)sizeof(Value));
 }
 
+// Keys whose scores have no short form, through their definition, into the panel.
+static void decode_qjl_keys(const Tile& t, const BlockSide& side, int keys) {
+  double x[kMaxHeadDim];
+  for (int key = 0; key < keys; ++key) {
+    ref::stored_row(*side.coded, side.head, true, key, t.transform,
+                    {x, (std::size_t)t.dim});
+    float* to = t.w.panel + key / kPanelKeys * t.padded * kPanelKeys + key % kPanelKeys;
+    for (int d = 0; d < t.dim; ++d) to[d * kPanelKeys] = (float)x[d];
+  }
+}
+
 OPTIQ_INLINE void score_block(const Tile& t, int row, int rows, const BlockSide& side,
                               int keys) {
-  if (side.coded) {
+  if (side.coded && side.coded->format.kind == KvKind::kTurboQjl) {
+    decode_qjl_keys(t, side, keys);
+    multiply_panel(t, row, rows, keys);
+  } else if (side.coded) {
     const CodedBlock block{*side.coded, side.head, t.dim, keys, side.ahead};
     // The values' room is free while keys are at work.
     const std::uint8_t* columns = unpack_keys(block, (std::uint8_t*)t.w.values);
@@ -395,11 +409,13 @@ OPTIQ_INLINE void write_row(const Tile& t, int row, float* total, float weight) 
   }
 }
 
-// Null where no keys are coded.
+// Keys that meet rounded queries; null where there are none.
 OPTIQ_INLINE const KvSide* coded_keys_of(const AttentionSegment& segment) {
   if (!segment.pages || !segment.pages->coded_layout) return nullptr;
   const KvSide& k = segment.pages->coded_layout->k;
-  return k.format.kind == KvKind::kFloat ? nullptr : &k;
+  const bool by_codes =
+      k.format.kind == KvKind::kAffine || k.format.kind == KvKind::kTurbo;
+  return by_codes ? &k : nullptr;
 }
 
 OPTIQ_INLINE Tile describe(const AttentionArgs& args, const AttentionTile& tile,

@@ -20,7 +20,7 @@ struct Shape {
 };
 
 KvKindOfLayer both(const KvFormat& format) {
-  return {format, format, format.kind == KvKind::kTurbo, true};
+  return {format, format, is_rotated(format), true};
 }
 
 // Keys and values apart, some of them in float.

@@ -22,6 +22,7 @@ constexpr KvFormatInfo kFormats[] = {
     {"bf16", KvKind::kFloat, FloatType::kBF16, kSixteen, {}},
     {"affine", KvKind::kAffine, FloatType::kF16, kAffineBits, kAffineGroups},
     {"turbo", KvKind::kTurbo, FloatType::kF16, kTurboBits, {}},
+    {"turbo-qjl", KvKind::kTurboQjl, FloatType::kF16, kTurboBits, {}},
 };
 
 std::string list(std::span<const int> values) {
@@ -54,6 +55,16 @@ KvFormat kv_format(std::string_view name, int bits, int group_size) {
 
 KvFormat kv_float(FloatType type) {
   return {KvKind::kFloat, type, 8 * size_of(type), 0};
+}
+
+KvFormat format_of_values(const KvFormat& keys) {
+  KvFormat values = keys;
+  if (keys.kind == KvKind::kTurboQjl) values.kind = KvKind::kTurbo;
+  return values;
+}
+
+bool is_rotated(const KvFormat& format) {
+  return format.kind == KvKind::kTurbo || format.kind == KvKind::kTurboQjl;
 }
 
 const char* name(const KvFormat& format) {

@@ -15,9 +15,12 @@ namespace optiq {
 ///            each group of `group_size` neighbouring values
 ///   kTurbo   value = scale entry[code], one float16 scale a vector and the entries of
 ///            kv_codebook.h; made for vectors that are rotated first
+///   kTurboQjl  keys only: the top bit of a code is the sign of a random projection of
+///            what a kTurbo code of the other bits leaves, and a second scale is the
+///            length that these signs stand for. Read by decoding: slow, for comparison
 /// Source   kTurbo: TurboQuant, arXiv 2504.19874, with the scales of
-///          docs/decisions/kv-pages.md.
-enum class KvKind : std::uint8_t { kFloat, kAffine, kTurbo };
+///          docs/decisions/kv-pages.md; kTurboQjl: its inner-product variant.
+enum class KvKind : std::uint8_t { kFloat, kAffine, kTurbo, kTurboQjl };
 
 /// The format of a layer's keys, or of its values.
 struct KvFormat {
@@ -31,7 +34,7 @@ struct KvFormat {
 
 /// A name that a format is chosen by, and what it allows.
 struct KvFormatInfo {
-  const char* name;  // "f32", "f16", "bf16", "affine", "turbo"
+  const char* name;  // "f32", "f16", "bf16", "affine", "turbo", "turbo-qjl"
   KvKind kind;
   FloatType type;
   std::span<const int> bits;
@@ -48,6 +51,12 @@ KvFormat kv_format(std::string_view name, int bits, int group_size);
 
 /// A float format of a type.
 KvFormat kv_float(FloatType type);
+
+/// What values take where keys take this: kTurbo for kTurboQjl, else the same.
+KvFormat format_of_values(const KvFormat& keys);
+
+/// True if vectors are rotated before they are coded.
+bool is_rotated(const KvFormat& format);
 
 /// The name in the registry.
 const char* name(const KvFormat& format);

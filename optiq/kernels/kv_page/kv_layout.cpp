@@ -15,6 +15,10 @@ constexpr int kMaxHeadDim = 1024;
 
 int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
+bool has_biases(const KvFormat& format) {
+  return format.kind == KvKind::kAffine || format.kind == KvKind::kTurboQjl;
+}
+
 // A side that begins `at` bytes behind where the head begins.
 KvSide make_side(const KvFormat& format, int head_dim, bool keys, std::int64_t at) {
   KvSide side{};
@@ -28,6 +32,9 @@ KvSide make_side(const KvFormat& format, int head_dim, bool keys, std::int64_t a
   // Refuses what the registry does not have.
   if (kv_format(name(format), format.bits, format.group_size) != format)
     throw std::invalid_argument("a KV cache format with fields it does not have");
+  if (!keys && format != format_of_values(format))
+    throw std::invalid_argument(
+        fmt::format("values of a KV cache cannot be in {}", name(format)));
   side.group_values = format.kind == KvKind::kAffine ? format.group_size : head_dim;
   side.groups = (head_dim + side.group_values - 1) / side.group_values;
   const int channels = round_up(head_dim, keys ? kTileDepth : kTileLanes);
@@ -35,7 +42,7 @@ KvSide make_side(const KvFormat& format, int head_dim, bool keys, std::int64_t a
   side.scales =
       at + static_cast<std::int64_t>(kPageTokens) * channels * format.bits / 8;
   side.biases = side.scales + scales;
-  side.bytes = side.biases + (format.kind == KvKind::kAffine ? scales : 0) - at;
+  side.bytes = side.biases + (has_biases(format) ? scales : 0) - at;
   return side;
 }
 

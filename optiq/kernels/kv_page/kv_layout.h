@@ -10,7 +10,7 @@
 // 32]. V: lanes are channels, depth is tokens; [channel / 16][token / 32]. A tile is
 // `bits` vectors of 64 bytes, in planes (below); unpacked it is 8 columns of 64 bytes,
 // and byte 4 lane + j of column c is the code of depth 4 c + j. Channels past head_dim
-// have code 0.
+// have code 0. In place of biases kTurboQjl has its second scales.
 //
 // Planes: 8 bits are the columns themselves. Other widths are one or two planes (3 = 2
 // + 1, 5 = 4 + 1, 6 = 4 + 2, the low bits first) of w = 4, 2 or 1 bits: column c lies
@@ -54,17 +54,20 @@ KvLayout make_kv_layout(int n_kv_heads, int head_dim, const KvFormat& k,
 
 /// What vectors pass before they are stored, the same for both kinds of a layer's
 /// pages. K: minus `k_mean`, then the rotation; V: the rotation. A null pointer: not
-/// done.
+/// done. `k_residual_signs` is of the projection of kTurboQjl, a
+/// rotation of its own that is done twice.
 ///
 /// A rotation is a randomized Hadamard transform: y = H (signs x), over blocks of
 /// powers of two (96 = 64 + 32), orthonormal as `signs` has the factor of its block in
 /// it; so x = signs (H y). Scores and sums are taken in rotated space.
 ///
-/// Shapes    k_signs, v_signs [head_dim]; k_mean [n_kv_heads, head_dim]
+/// Shapes    k_signs, v_signs, k_residual_signs [head_dim]; k_mean [n_kv_heads,
+/// head_dim]
 struct KvTransform {
   const float* k_signs = nullptr;
   const float* v_signs = nullptr;
   const float* k_mean = nullptr;
+  const float* k_residual_signs = nullptr;
 };
 
 /// The pages of one sequence as one layer sees them: page i holds tokens [64 i, 64 i +

@@ -1,5 +1,7 @@
 // One head of a sequence's pages: what the builds of kv_page.h and of attention share.
 #pragma once
+#include <span>
+
 #include "optiq/kernels/kv_page/kv_page.h"
 
 namespace optiq::kernels {
@@ -57,9 +59,13 @@ namespace ref {
 void append_head(const KvRows& rows, const KvPages& pages, int head);
 void read_head(const KvPages& pages, const KvReadArgs& args);
 
-/// Value `channel` of a token's K or V as it is stored.
-double stored_value(const KvSide& side, const std::byte* head, bool keys, int channel,
-                    int token, int head_dim);
+/// A token's K or V as it is stored, x [head_dim].
+void stored_row(const KvSide& side, const std::byte* head, bool keys, int token,
+                const KvTransform& transform, std::span<double> x);
+
+/// Codes a token's K or V, which has passed the transform.
+void store_row(const KvSide& side, std::byte* head, bool keys, int token,
+               const KvTransform& transform, std::span<const double> x);
 
 /// In place: y = H (signs x), and its inverse.
 void rotate(const float* signs, int n, double* x);

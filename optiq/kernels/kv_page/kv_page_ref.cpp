@@ -116,10 +116,10 @@ void encode_affine(const KvSide& side, const double* x, int n, int* codes, float
   }
 }
 
-void encode_turbo(const KvSide& side, bool keys, const double* x, int n, int* codes,
+void encode_turbo(int bits, bool keys, const double* x, int n, int* codes,
                   float* scale) {
-  const KvCodebook& book = kv_codebook(side.format.bits);
-  const int levels = 1 << side.format.bits;
+  const KvCodebook& book = kv_codebook(bits);
+  const int levels = 1 << bits;
   double xx = 0;
   for (int i = 0; i < n; ++i) xx += x[i] * x[i];
   const double unit = xx > 0 ? book.unit * std::sqrt(n / xx) : 0;
@@ -136,8 +136,79 @@ void encode_turbo(const KvSide& side, bool keys, const double* x, int n, int* co
   *scale = xx > 0 ? stored_f16(keys ? xx / xc : xc / cc) : 0;
 }
 
+// The projection S of residuals: the rotation twice. Once is not random enough: <k, S^T
+// s> is then 0.1 to 0.3 % of |k|^2 too large, as large residuals, which lie where the
+// codebook ends, are cut.
+void project(const float* signs, int n, double* x) {
+  rotate(signs, n, x);
+  rotate(signs, n, x);
+}
+void project_back(const float* signs, int n, double* x) {
+  rotate_back(signs, n, x);
+  rotate_back(signs, n, x);
+}
+
+// The residual r is given by the signs s of S r as length S^T s, with the length |r|^2
+// / |S r|_1 that makes <r, length S^T s> = |r|^2. Over random S the rest of S^T s is to
+// either side alike, so the estimate of any <q, r> is unbiased.
+void encode_qjl(int bits, const float* signs, const double* x, int n, int* codes,
+                float* scale, float* length) {
+  encode_turbo(bits - 1, false, x, n, codes, scale);
+  const KvCodebook& book = kv_codebook(bits - 1);
+  Vector r(x, x + n);
+  double square = 0, absolute = 0;
+  for (int i = 0; i < n; ++i) {
+    r[static_cast<std::size_t>(i)] -=
+        static_cast<double>(*scale) * book.entries[codes[i]];
+    square += std::pow(r[static_cast<std::size_t>(i)], 2);
+  }
+  project(signs, n, r.data());
+  for (int i = 0; i < n; ++i) {
+    const double projected = r[static_cast<std::size_t>(i)];
+    absolute += std::abs(projected);
+    if (projected > 0) codes[i] |= 1 << (bits - 1);
+  }
+  *length = absolute > 0 ? stored_f16(square / absolute) : 0;
+}
+
+// Value `channel` of a token, of any format but kTurboQjl.
+double stored_value(const KvSide& side, const std::byte* head, bool keys, int channel,
+                    int token, int head_dim) {
+  if (side.format.kind == KvKind::kFloat)
+    return load_float(head + side.codes,
+                      static_cast<std::int64_t>(token) * head_dim + channel,
+                      side.format.type);
+  const int group = channel / side.group_values;
+  const std::int64_t at = group * kPageTokens + token;
+  const double scale = load_float(head + side.scales, at, FloatType::kF16);
+  const int code =
+      load_code(side, head, place_of(side, keys, channel, token, head_dim));
+  if (side.format.kind == KvKind::kTurbo)
+    return scale * kv_codebook(side.format.bits).entries[code];
+  return scale * (code - (1 << (side.format.bits - 1))) +
+         load_float(head + side.biases, at, FloatType::kF16);
+}
+
+void stored_qjl(const KvSide& side, const std::byte* head, int token,
+                const float* signs, std::span<double> x) {
+  const int dim = static_cast<int>(x.size()), sign = 1 << (side.format.bits - 1);
+  const KvCodebook& book = kv_codebook(side.format.bits - 1);
+  const double scale = load_float(head + side.scales, token, FloatType::kF16);
+  const double length = load_float(head + side.biases, token, FloatType::kF16);
+  Vector coarse(x.size());
+  for (int i = 0; i < dim; ++i) {
+    const int code = load_code(side, head, place_of(side, true, i, token, dim));
+    coarse[static_cast<std::size_t>(i)] = scale * book.entries[code & (sign - 1)];
+    x[static_cast<std::size_t>(i)] = code & sign ? length : -length;
+  }
+  project_back(signs, dim, x.data());
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] += coarse[i];
+}
+
+}  // namespace
+
 void store_row(const KvSide& side, std::byte* head, bool keys, int token,
-               const Vector& x) {
+               const KvTransform& transform, std::span<const double> x) {
   const int dim = static_cast<int>(x.size());
   if (side.format.kind == KvKind::kFloat) {
     for (int i = 0; i < dim; ++i) {
@@ -162,10 +233,13 @@ void store_row(const KvSide& side, std::byte* head, bool keys, int token,
       scale = bias = std::numeric_limits<float>::quiet_NaN();
     else if (side.format.kind == KvKind::kAffine)
       encode_affine(side, x.data() + begin, n, codes.data(), &scale, &bias);
+    else if (side.format.kind == KvKind::kTurbo)
+      encode_turbo(side.format.bits, keys, x.data() + begin, n, codes.data(), &scale);
     else
-      encode_turbo(side, keys, x.data() + begin, n, codes.data(), &scale);
+      encode_qjl(side.format.bits, transform.k_residual_signs, x.data(), n,
+                 codes.data(), &scale, &bias);
     halves(head, side.scales)[group * kPageTokens + token] = float_to_f16(scale);
-    if (side.format.kind == KvKind::kAffine)
+    if (side.format.kind != KvKind::kTurbo)
       halves(head, side.biases)[group * kPageTokens + token] = float_to_f16(bias);
     for (int i = 0; i < n; ++i)
       store_code(side, head, place_of(side, keys, begin + i, token, dim),
@@ -176,8 +250,6 @@ void store_row(const KvSide& side, std::byte* head, bool keys, int token,
   for (int i = dim; i < padded; ++i)
     store_code(side, head, place_of(side, keys, i, token, dim), 0);
 }
-
-}  // namespace
 
 void rotate(const float* signs, int n, double* x) {
   for (int i = 0; i < n; ++i) x[i] *= signs[i];
@@ -204,33 +276,25 @@ void append_head(const KvRows& rows, const KvPages& pages, int head) {
       for (int i = 0; i < dim; ++i)
         x[static_cast<std::size_t>(i)] -= transform.k_mean[head * dim + i];
     if (transform.k_signs) rotate(transform.k_signs, dim, x.data());
-    store_row(layout.k, at, true, token, x);
+    store_row(layout.k, at, true, token, transform, x);
     x.assign(v, v + dim);
     if (transform.v_signs) rotate(transform.v_signs, dim, x.data());
-    store_row(layout.v, at, false, token, x);
+    store_row(layout.v, at, false, token, transform, x);
   }
 }
 
-double stored_value(const KvSide& side, const std::byte* head, bool keys, int channel,
-                    int token, int head_dim) {
-  if (side.format.kind == KvKind::kFloat)
-    return load_float(head + side.codes,
-                      static_cast<std::int64_t>(token) * head_dim + channel,
-                      side.format.type);
-  const int group = channel / side.group_values;
-  const std::int64_t at = group * kPageTokens + token;
-  const double scale = load_float(head + side.scales, at, FloatType::kF16);
-  const int code =
-      load_code(side, head, place_of(side, keys, channel, token, head_dim));
-  if (side.format.kind == KvKind::kTurbo)
-    return scale * kv_codebook(side.format.bits).entries[code];
-  return scale * (code - (1 << (side.format.bits - 1))) +
-         load_float(head + side.biases, at, FloatType::kF16);
+void stored_row(const KvSide& side, const std::byte* head, bool keys, int token,
+                const KvTransform& transform, std::span<double> x) {
+  if (side.format.kind == KvKind::kTurboQjl)
+    return stored_qjl(side, head, token, transform.k_residual_signs, x);
+  const int dim = static_cast<int>(x.size());
+  for (int i = 0; i < dim; ++i)
+    x[static_cast<std::size_t>(i)] = stored_value(side, head, keys, i, token, dim);
 }
 
 void read_head(const KvPages& pages, const KvReadArgs& args) {
-  const KvTransform transform =
-      pages.transform && args.undo_transform ? *pages.transform : KvTransform{};
+  const KvTransform stored = pages.transform ? *pages.transform : KvTransform{};
+  const KvTransform transform = args.undo_transform ? stored : KvTransform{};
   for (int row = 0; row < args.tokens; ++row) {
     const int page = (args.first + row) / kPageTokens;
     const int token = (args.first + row) % kPageTokens;
@@ -240,8 +304,7 @@ void read_head(const KvPages& pages, const KvReadArgs& args) {
     Vector x(static_cast<std::size_t>(dim));
     const auto read = [&](const KvSide& side, bool keys, const float* signs,
                           const float* mean, float* to) {
-      for (int i = 0; i < dim; ++i)
-        x[static_cast<std::size_t>(i)] = stored_value(side, head, keys, i, token, dim);
+      stored_row(side, head, keys, token, stored, x);
       if (signs) rotate_back(signs, dim, x.data());
       for (int i = 0; i < dim; ++i)
         to[static_cast<std::int64_t>(row) * dim + i] = static_cast<float>(

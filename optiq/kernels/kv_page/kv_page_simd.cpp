@@ -270,7 +270,13 @@ void append_head(const KvRows& rows, const KvPages& pages, int head) {
     load_row(rows.k + i * rows.k_row_stride + head * rows.k_head_stride,
              transform.k_mean ? transform.k_mean + head * dim : nullptr,
              transform.k_signs, dim, row.x);
-    store_row(layout.k, at, true, token, dim, row);
+    if (layout.k.format.kind == KvKind::kTurboQjl) {
+      double x[kMaxValues];
+      for (int j = 0; j < dim; ++j) x[j] = row.x[j];
+      ref::store_row(layout.k, at, true, token, transform, {x, (std::size_t)dim});
+    } else {
+      store_row(layout.k, at, true, token, dim, row);
+    }
     load_row(rows.v + i * rows.v_row_stride + head * rows.v_head_stride, nullptr,
              transform.v_signs, dim, row.x);
     store_row(layout.v, at, false, token, dim, row);

@@ -53,7 +53,8 @@ TEST(KvFormat, RefusesWhatThereIsNotWithOneLine) {
   };
   EXPECT_EQ(
       message("int4", 4, 64),
-      "there is no KV cache format int4; there are f32, f16, bf16, affine, turbo");
+      "there is no KV cache format int4; there are f32, f16, bf16, affine, turbo, "
+      "turbo-qjl");
   EXPECT_EQ(message("affine", 7, 64),
             "a KV cache in affine takes 2, 3, 4, 5, 6, 8 bits, not 7");
   EXPECT_EQ(message("affine", 4, 48),
@@ -71,6 +72,8 @@ TEST(KvLayout, CountsTheBytesOfCodesScalesAndBiases) {
   EXPECT_EQ(bytes_per_token(affine4, affine4, 128), 2 * (64 + 8));
   EXPECT_EQ(bytes_per_token(turbo3, turbo3, 128), 2 * (48 + 2));
   EXPECT_EQ(bytes_per_token(affine4, f16, 64), 32 + 4 + 128);
+  EXPECT_EQ(bytes_per_token(kv_format("turbo-qjl", 3, 0), turbo3, 128),
+            48 + 4 + 48 + 2);
   // Padded to 96 and 80 channels.
   EXPECT_EQ(bytes_per_token(turbo3, turbo3, 80), 36 + 2 + 30 + 2);
 }
@@ -90,6 +93,8 @@ TEST(KvLayout, RefusesShapesAndFormatsThatThereAreNot) {
   EXPECT_THROW(make_kv_layout(0, 64, f16, f16), std::invalid_argument);
   EXPECT_THROW(make_kv_layout(1, 1025, f16, f16), std::invalid_argument);
   EXPECT_THROW(make_kv_layout(1, 64, {KvKind::kTurbo, FloatType::kF16, 5, 0}, f16),
+               std::invalid_argument);
+  EXPECT_THROW(make_kv_layout(1, 64, f16, kv_format("turbo-qjl", 4, 0)),
                std::invalid_argument);
   EXPECT_THROW(make_kv_layout(1, 64, f16, {KvKind::kAffine, FloatType::kF16, 4, 48}),
                std::invalid_argument);
@@ -240,6 +245,49 @@ TEST(KvPage, ReachesTheErrorOfTheoryForTurboCodes) {
   }
 }
 
+// Over rotations and projections. What the codebook alone says of <q, k> is short by D
+// of it, far more than the mean of so many estimates is off; with the projection's
+// signs nothing is left.
+TEST(KvPage, QjlEstimatesInnerProductsWithoutBias) {
+  constexpr double kTheory[] = {0.36338, 0.11748, 0.03455};  // D of one bit less
+  constexpr int kSeeds = 4000, kDim = 64;
+  const KvData data(1, 1, kDim, 21);
+  const auto k = head_rows(data, true, 0, 0, 1);
+  // Not the key itself, whose estimate the length makes exact, but much like it.
+  std::vector<float> q = random_floats(kDim, 4);
+  for (std::size_t i = 0; i < q.size(); ++i) q[i] = 0.5f * q[i] + k[i];
+  double qk = 0, kk = 0;
+  for (std::size_t i = 0; i < q.size(); ++i) {
+    qk += static_cast<double>(q[i]) * k[i];
+    kk += static_cast<double>(k[i]) * k[i];
+  }
+  for (int bits : {2, 3, 4}) {
+    double sum = 0, squares = 0, error = 0;
+    for (int seed = 0; seed < kSeeds; ++seed) {
+      const KvFormat format = kv_format("turbo-qjl", bits, 0);
+      PagedSequence pages(1, kDim, {format, format, true, false}, 0, 1, data.mean,
+                          static_cast<std::uint64_t>(seed));
+      pages.append(data, 0, 1);
+      const auto stored = pages.read(true, 0, 0, 1);
+      double estimate = 0;
+      for (std::size_t i = 0; i < q.size(); ++i) {
+        estimate += static_cast<double>(q[i]) * stored[i];
+        error += std::pow(static_cast<double>(stored[i]) - k[i], 2);
+      }
+      sum += estimate - qk;
+      squares += std::pow(estimate - qk, 2);
+    }
+    const double mean = sum / kSeeds;
+    const double mean_error = std::sqrt(squares / kSeeds / kSeeds);
+    EXPECT_LE(std::abs(mean), 4 * mean_error) << bits;
+    EXPECT_GE(kTheory[bits - 2] * qk, 8 * mean_error) << bits;
+    // |S^T s|^2 is pi / 2 of the residual's square, and half of their product twice.
+    EXPECT_NEAR(error / kSeeds / kk, (M_PI / 2 - 1) * kTheory[bits - 2],
+                0.1 * kTheory[bits - 2])
+        << bits;
+  }
+}
+
 TEST(KvPage, RotationAndCentringTakeAwayWhatOutlierChannelsCost) {
   KvData data(256, 1, 128, 4);
   for (std::size_t i = 0; i < data.k.size(); ++i)
@@ -317,7 +365,7 @@ TEST(KvPage, KeepsValuesThatAreNotFiniteInTheirGroup) {
     KvData data(3, 1, 128, 5);
     data.k[128 + 3] = std::nanf("");
     data.v[128 + 3] = HUGE_VALF;
-    const int spoiled = format.kind == KvKind::kTurbo ? 128 : format.group_size;
+    const int spoiled = format.group_size > 0 ? format.group_size : 128;
     for_each_simd_target([&] {
       PagedSequence pages(1, 128, {format, format}, 0, 3, data.mean);
       pages.append(data, 0, 3);

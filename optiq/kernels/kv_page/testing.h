@@ -1,39 +1,14 @@
-// Pages for tests: guarded, so that a touch before or behind a page ends the program.
+// Pages for tests: guarded, so that a touch behind a page ends the program, and filled
+// with what is NaN as a float, a scale, or a bias.
 #pragma once
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <cstring>
-#include <memory>
 #include <vector>
 
+#include "optiq/kernels/guarded.h"
 #include "optiq/kernels/kv_page/kv_page.h"
 #include "optiq/kernels/kv_page/kv_transform.h"
 #include "optiq/kernels/testing.h"
 
 namespace optiq::testing {
-
-/// Bytes that end where readable memory ends, aligned to 64, filled with 0xff: NaN as a
-/// float, a scale, or a bias.
-class GuardedPage {
- public:
-  explicit GuardedPage(std::size_t size) {
-    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    mapped_ = (size + page - 1) / page * page + 2 * page;
-    base_ = static_cast<std::byte*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE,
-                                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    mprotect(base_ + mapped_ - page, page, PROT_NONE);
-    data_ = base_ + mapped_ - page - size;
-    std::memset(data_, 0xff, size);
-  }
-  GuardedPage(const GuardedPage&) = delete;
-  ~GuardedPage() { munmap(base_, mapped_); }
-  std::byte* data() const { return data_; }
-
- private:
-  std::byte *base_, *data_;
-  std::size_t mapped_;
-};
 
 /// Keys and values for tests: normals, keys with a mean of their own in each channel.
 struct KvData {
@@ -61,7 +36,7 @@ struct KvData {
   std::vector<float> k, v, mean;
 };
 
-/// A layer's formats and what its vectors pass.
+/// A layer's formats, as far as values can be in theirs, and what its vectors pass.
 struct KvKindOfLayer {
   KvFormat k, v;
   bool rotated = false, centred = false;
@@ -71,19 +46,22 @@ struct KvKindOfLayer {
 class PagedSequence {
  public:
   PagedSequence(int n_kv_heads, int head_dim, const KvKindOfLayer& kind,
-                int float_pages, int tokens, const std::vector<float>& mean)
-      : coded_(make_kv_layout(n_kv_heads, head_dim, kind.k, kind.v)),
+                int float_pages, int tokens, const std::vector<float>& mean,
+                std::uint64_t seed = 7)
+      : coded_(make_kv_layout(n_kv_heads, head_dim, kind.k, format_of_values(kind.v))),
         float_(make_kv_layout(n_kv_heads, head_dim, kv_float(FloatType::kF16),
                               kv_float(FloatType::kF32))),
-        signs_(rotation_signs(head_dim, 7)),
+        signs_(rotation_signs(head_dim, seed)),
+        projection_(rotation_signs(head_dim, ~seed)),
         mean_(mean) {
     for (int i = 0; i * kPageTokens < tokens; ++i) {
       const KvLayout& layout = i < float_pages ? float_ : coded_;
-      owned_.push_back(std::make_unique<GuardedPage>(
-          static_cast<std::size_t>(layout.bytes() + kOffset)));
-      pointers_.push_back(owned_.back()->data());
+      owned_.emplace_back(static_cast<std::size_t>(layout.bytes() + kOffset),
+                          std::byte{0xff});
+      pointers_.push_back(owned_.back().data());
     }
     if (kind.rotated) transform_.k_signs = transform_.v_signs = signs_.data();
+    transform_.k_residual_signs = projection_.data();
     if (kind.centred) transform_.k_mean = mean_.data();
     pages.float_layout = &float_;
     pages.coded_layout = &coded_;
@@ -113,9 +91,9 @@ class PagedSequence {
  private:
   static constexpr std::int64_t kOffset = 192;  // another layer's piece
   KvLayout coded_, float_;
-  std::vector<float> signs_, mean_;
+  std::vector<float> signs_, projection_, mean_;
   KvTransform transform_;
-  std::vector<std::unique_ptr<GuardedPage>> owned_;
+  std::vector<Guarded<std::byte>> owned_;
   std::vector<std::byte*> pointers_;
 };
 

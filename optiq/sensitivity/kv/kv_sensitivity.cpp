@@ -15,12 +15,12 @@ constexpr int kSwapRounds = 3;
 // `part` of a layer in `format`, what else there is as it was.
 void set(cache::LayerFormats& formats, KvPart part, const KvFormat& format) {
   if (part != KvPart::kValues) formats.k = format;
-  if (part != KvPart::kKeys) formats.v = format;
+  if (part != KvPart::kKeys) formats.v = format_of_values(format);
 }
 
 std::int64_t part_bytes(const KvSensitivity& part, const KvFormat& format) {
   const KvLayout layout =
-      make_kv_layout(part.n_kv_heads, part.head_dim, format, format);
+      make_kv_layout(part.n_kv_heads, part.head_dim, format, format_of_values(format));
   const std::int64_t head = part.part == KvPart::kKeysAndValues ? layout.head_bytes
                             : part.part == KvPart::kKeys        ? layout.k.bytes
                                                                 : layout.v.bytes;
@@ -39,7 +39,8 @@ KvPlan uniform_kv_plan(const std::vector<cache::LayerShape>& shapes,
                        const KvFormat& format) {
   KvPlan plan;
   for (std::size_t i = 0; i < shapes.size(); ++i)
-    if (shapes[i].n_kv_heads > 0) plan[static_cast<int>(i)] = {format, format};
+    if (shapes[i].n_kv_heads > 0)
+      plan[static_cast<int>(i)] = {format, format_of_values(format)};
   return plan;
 }
 
