@@ -91,7 +91,7 @@ async function ask(question) {
     if (response.status === 401) onUnauthorized();
     if (!response.ok) throw new Error(await errorText(response));
     for await (const data of events(response)) {
-      if (data === "[DONE]") break;
+      if (data === "[DONE]") continue;  // the connection ends by itself
       const chunk = JSON.parse(data);
       if (chunk.error) throw new Error(chunk.error.message);
       const delta = chunk.choices[0]?.delta ?? {};
