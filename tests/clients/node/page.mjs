@@ -11,7 +11,7 @@ const browser = await chromium.launch({
 const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
 const problems = [];
 page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
-page.on("requestfailed", (request) => problems.push(`failed: ${request.url()}`));
+page.on("requestfailed", (request) => problems.push(`failed: ${request.url()} ${request.failure()?.errorText}`));
 page.on("request", (request) => {
   if (!request.url().startsWith(url) && !request.url().startsWith("data:"))
     problems.push(`outside: ${request.url()}`);
