@@ -53,7 +53,8 @@ class ChannelExchange final : public Exchange {
     if (begun_) return;
     begun_ = true;
     channel_->set_status(status);
-    // Not "no-store": Chromium reports such a stream as aborted although it read it whole.
+    // Not "no-store": Chromium reports such a stream as aborted although it read it
+    // whole.
     headers.emplace_back("Cache-Control", "no-cache");
     headers.emplace_back("X-Accel-Buffering", "no");
     channel_->push(head(status, content_type, headers, request_.id, framing_,
