@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <ostream>
 #include <set>
 #include <string>
@@ -17,6 +18,7 @@
 #include "mlx/io.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "optiq/adapters/mount.h"
 #include "optiq/base/file.h"
 #include "optiq/checkpoint/config.h"
 #include "optiq/checkpoint/json_file.h"
@@ -34,6 +36,7 @@ struct Fixture {
   std::string name;
   fs::path golden;
   fs::path model;
+  bool has_adapter = false;  // in the golden's directory
 
   friend std::ostream& operator<<(std::ostream& out, const Fixture& fixture) {
     return out << fixture.name;
@@ -49,6 +52,19 @@ bool is_known(const fs::path& model) {
   return known.contains(config.value("model_type", ""));
 }
 
+// The model that an adapter's config names, relative to it; in this copy of the
+// fixtures directories of directories are one, joined by '-'.
+fs::path base_of(const fs::path& adapter, const fs::path& root) {
+  const auto config = checkpoint::read_json_object(adapter / "adapter_config.json");
+  const std::string base =
+      config.value("base_model_name_or_path", config.value("model", ""));
+  if (fs::exists(adapter / base / "config.json")) return adapter / base;
+  std::string name;
+  for (const fs::path& part : fs::path(base))
+    if (part != "..") name += (name.empty() ? "" : "-") + part.string();
+  return root / name;
+}
+
 std::vector<Fixture> fixtures() {
   const char* chosen = std::getenv("OPTIQ_GOLDEN_DIR");
   const fs::path root =
@@ -58,15 +74,17 @@ std::vector<Fixture> fixtures() {
     if (entry.path().filename() != "golden.safetensors") continue;
     const fs::path directory = entry.path().parent_path();
     const std::string base = directory.filename().string();
+    const bool has_adapter = fs::exists(directory / "adapter_config.json");
     // The trained models lie elsewhere.
-    const fs::path model = fs::exists(directory / "config.json")
+    const fs::path model = has_adapter ? base_of(directory, root)
+                           : fs::exists(directory / "config.json")
                                ? directory
                                : fs::path(OPTIQ_SOURCE_DIR "/models") / base;
     if (!fs::exists(model / "config.json") || !is_known(model)) continue;
     std::string name = directory.lexically_relative(root).string();
     std::ranges::replace_if(
         name, [](unsigned char c) { return !std::isalnum(c); }, '_');
-    all.push_back({name, directory, model});
+    all.push_back({name, directory, model, has_adapter});
   }
   std::ranges::sort(all, {}, &Fixture::name);
   return all;
@@ -84,6 +102,9 @@ class Golden : public ::testing::TestWithParam<Fixture> {
     }
     ASSERT_FALSE(prompts_.empty());
     model_ = load(GetParam().model.string(), {.text = false});
+    if (!GetParam().has_adapter) return;
+    adapters::mount(*model_.model, "golden", GetParam().golden);
+    activation_.emplace("golden");
   }
 
   // The fixture's own bound: a multiple of what float32 differs from float64 there. For
@@ -109,6 +130,7 @@ class Golden : public ::testing::TestWithParam<Fixture> {
   std::unordered_map<std::string, mx::array> tensors_;
   std::set<std::string> prompts_;
   LoadedModel model_;
+  std::optional<adapters::AdapterActivation> activation_;
 
  private:
   static bool is_list(const fs::path& file) {
@@ -132,8 +154,10 @@ TEST_P(Golden, LogitsOfTheWholePromptAgree) {
     const int start =
         has(prompt + ".logits_start") ? ids(prompt + ".logits_start")[0] : 0;
     const int n = static_cast<int>(input.size());
-    const mx::array hidden = model_.model->hidden(
-        mx::array(input.data(), {n}, mx::int32), models::uncached_batch({n}, kExact));
+    models::Batch batch = models::uncached_batch({n}, kExact);
+    batch.adapters = {adapters::active_adapter(*model_.model)};
+    const mx::array hidden =
+        model_.model->hidden(mx::array(input.data(), {n}, mx::int32), batch);
     const mx::array logits = model_.model->head(
         mx::slice(hidden, {start, 0}, {start + expected.shape(0), hidden.shape(1)}),
         kExact);

@@ -103,6 +103,7 @@ std::optional<std::string> read_line(bool interactive, Context& context) {
 void chat(const RequestOptions& options, Context& context) {
   Request request = request_of(options, context);
   LoadedModel model = load(options.model);
+  const auto active = activate(options.adapters, model);
   if (!model.chat_template)
     throw std::invalid_argument(
         model.directory.string() +

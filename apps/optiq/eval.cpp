@@ -34,6 +34,7 @@ struct Options {
   std::optional<int> distractors;
   bool exact = false;
   CacheFlags cache_flags;
+  AdapterFlag adapters;
   std::optional<cache::CacheOptions> cache;  // what the flags ask for
 };
 
@@ -290,6 +291,7 @@ Json all_tasks(const Options& options, LoadedModel& model, Context& context) {
 void eval_command(const Options& options, Context& context) {
   check(options);
   LoadedModel model = load(options.model);
+  const auto active = activate(options.adapters, model);
   Json summary = {{"model", options.model}, {"data", options.data}};
   if (options.data.empty()) summary["data"] = "builtin";
   summary.update(options.task == "all"
@@ -338,6 +340,7 @@ Run add_eval(CLI::App& app) {
       ->type_name("N");
   app.add_flag("--exact", options->exact,
                "Compute in float32, without int8 activations and float16 cache");
+  add_adapter_flag(app, options->adapters);
   add_cache_flags(app, options->cache_flags);
   return [options](Context& context) {
     options->cache = chosen_cache(options->cache_flags, context.seed);

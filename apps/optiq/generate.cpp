@@ -66,6 +66,7 @@ std::vector<int> prompt_ids(const Options& options, const LoadedModel& model) {
 void generate_command(const Options& options, Context& context) {
   Request request = request_of(options.request, context);
   LoadedModel model = load(options.request.model);
+  const auto active = activate(options.request.adapters, model);
   request.prompt = prompt_ids(options, model);
   auto progress = std::make_unique<Progress>(
       "reading the prompt", static_cast<std::int64_t>(request.prompt.size()), "tokens");

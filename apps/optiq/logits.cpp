@@ -17,6 +17,7 @@ struct Options {
   std::string output;
   bool exact = false;
   CacheFlags cache;
+  AdapterFlag adapters;
 };
 
 void logits(const Options& options, Context& context) {
@@ -27,6 +28,7 @@ void logits(const Options& options, Context& context) {
   request.exact = options.exact;
   request.cache = cache_options_of(options.cache, context.seed);
   LoadedModel model = load(options.model, {.text = false});
+  const auto active = activate(options.adapters, model);
   generation::Session session = new_session(model, request);
   const auto vocab = static_cast<std::size_t>(model.model->config().vocab_size);
   session.check(ids);
@@ -63,6 +65,7 @@ Run add_logits(CLI::App& app) {
       ->type_name("FILE.safetensors");
   app.add_flag("--exact", options->exact,
                "Compute in float32, without int8 activations and float16 cache");
+  add_adapter_flag(app, options->adapters);
   add_cache_flags(app, options->cache);
   return [options](Context& context) { logits(*options, context); };
 }

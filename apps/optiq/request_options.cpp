@@ -47,6 +47,7 @@ void add_request_options(CLI::App& app, RequestOptions& options) {
                "Go on past the model's end token, up to --max-tokens");
   app.add_flag("--exact", options.exact,
                "Compute in float32, without int8 activations and float16 cache");
+  add_adapter_flag(app, options.adapters);
   add_cache_flags(app, options.cache);
   app.add_option("--system", options.system, "The system message")->type_name("TEXT");
   app.add_option("--chat-template-config", options.template_config,

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "adapter_flag.h"
 #include "cache_flags.h"
 #include "command.h"
 #include "optiq/generate/generate.h"
@@ -21,6 +22,7 @@ struct RequestOptions {
   bool ignore_eos = false;
   bool exact = false;
   CacheFlags cache;
+  AdapterFlag adapters;
   std::string system;
   std::string template_config;  // JSON, variables of the chat template
 };

@@ -27,6 +27,7 @@ struct ServeOptions {
   double temp = 0, top_p = 1, min_p = 0;
   int top_k = 0;
   std::vector<std::string> aliases;
+  std::vector<std::string> adapters;
   std::string api_key_file;
   bool insecure = false;
   bool no_anthropic = false;
@@ -67,6 +68,18 @@ server::Alias alias_of(const std::string& text) {
   return {text.substr(0, equals), text.substr(equals + 1)};
 }
 
+// [NAME=]PATH; without a name, the last part of the path.
+server::AdapterSource adapter_of(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals != std::string::npos && equals > 0 && equals + 1 < text.size())
+    return {text.substr(0, equals), text.substr(equals + 1)};
+  if (text.empty() || equals != std::string::npos)
+    throw UsageError("--adapter: expected [NAME=]PATH, found '" + text + "'");
+  std::filesystem::path path(text);
+  if (!path.has_filename()) path = path.parent_path();
+  return {path.filename().string(), text};
+}
+
 // What Claude Code and clients without a model of their own ask for.
 constexpr const char* kDefaultAliases[] = {"claude-*", "default", "default_model"};
 
@@ -99,6 +112,8 @@ void serve(ServeOptions flags, Context& context) {
     flags.model.engine.cache.budget_bytes = parse_bytes(flags.kv_memory);
   flags.model.idle_unload =
       std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * flags.idle_unload_s));
+  for (const std::string& adapter : flags.adapters)
+    flags.model.adapters.push_back(adapter_of(adapter));
   const std::string name = server::model_name(flags.model.model);
   server::ServerOptions options = server_options(flags, name);
   server::Opened opened = server::open_model(flags.model);
@@ -178,6 +193,14 @@ void add_flags(CLI::App& app, ServeOptions& o) {
       ->type_name("NAME=MODEL")
       ->expected(1)
       ->take_all();
+  app.add_option("--adapter", o.adapters,
+                 "A LoRA adapter that requests may name, a directory or a hub id "
+                 "(repeatable); a single one answers unless a request says otherwise")
+      ->type_name("[NAME=]PATH")
+      ->expected(1)
+      ->take_all();
+  app.add_flag("--adapter-admin", o.server.adapter_admin,
+               "Let clients mount and unmount adapters: POST and DELETE /v1/adapters");
   app.add_option("--api-key-file", o.api_key_file,
                  "Keys that open the server, one a line; OPTIQ_API_KEY is one too")
       ->type_name("FILE");

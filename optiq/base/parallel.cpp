@@ -184,37 +184,32 @@ int default_thread_count() {
 }
 
 std::mutex pool_mutex;
-int wanted_threads = 0;
+std::atomic<int> wanted_threads = 0;
 
 // Never destroyed: at exit the workers sleep, and threads of other libraries may still
 // be inside a kernel.
-Pool*& pool_slot() {
-  static Pool* pool = nullptr;
-  return pool;
-}
+std::atomic<Pool*> pool_slot{nullptr};
 
 Pool& pool() {
-  static std::atomic<Pool*> ready{nullptr};
-  Pool* now = ready.load(std::memory_order_acquire);
-  if (now && now == pool_slot()) return *now;
+  if (Pool* now = pool_slot.load(std::memory_order_acquire)) return *now;
   std::lock_guard<std::mutex> lock(pool_mutex);
-  if (!pool_slot()) pool_slot() = new Pool(thread_count());
-  ready.store(pool_slot(), std::memory_order_release);
-  return *pool_slot();
+  if (!pool_slot.load(std::memory_order_relaxed))
+    pool_slot.store(new Pool(thread_count()), std::memory_order_release);
+  return *pool_slot.load(std::memory_order_relaxed);
 }
 
 }  // namespace
 
 int thread_count() {
   static const int automatic = default_thread_count();
-  return wanted_threads > 0 ? wanted_threads : automatic;
+  const int wanted = wanted_threads.load(std::memory_order_relaxed);
+  return wanted > 0 ? wanted : automatic;
 }
 
 void set_thread_count(int n) {
   std::lock_guard<std::mutex> lock(pool_mutex);
   wanted_threads = n < 1 ? 1 : n;
-  delete pool_slot();
-  pool_slot() = nullptr;
+  delete pool_slot.exchange(nullptr);
 }
 
 namespace internal {

@@ -133,26 +133,39 @@ Checkpoint Checkpoint::open(const fs::path& directory, OpenOptions options) {
   }
   if (files.empty()) fail(directory, "expected model*.safetensors, found no such file");
 
+  checkpoint.add_shards(files);
+  for (const auto& [name, file] : weight_map) {
+    const auto found = checkpoint.entries_->find(name);
+    if (found == checkpoint.entries_->end() ||
+        found->second.shard->file().path().filename() != fs::path(file))
+      fail(directory / file, fmt::format("expected tensor {}, which {} lists there",
+                                         quote(name), index.string()));
+  }
+  return checkpoint;
+}
+
+Checkpoint Checkpoint::open_file(const fs::path& file, OpenOptions options) {
+  Checkpoint checkpoint;
+  checkpoint.directory_ = file;
+  checkpoint.options_ = options;
+  checkpoint.config_ = std::make_shared<const nlohmann::json>(nlohmann::json::object());
+  checkpoint.add_shards({file});
+  return checkpoint;
+}
+
+void Checkpoint::add_shards(const std::vector<fs::path>& files) {
   auto entries = std::make_shared<std::map<std::string, Entry, std::less<>>>();
   for (const fs::path& file : files) {
-    auto shard = Shard::open(file, options.residency);
+    auto shard = Shard::open(file, options_.residency);
     for (std::size_t i = 0; i < shard->tensors().size(); ++i) {
       const TensorInfo& tensor = shard->tensors()[i];
       const auto [place, is_new] = entries->emplace(tensor.name, Entry{shard, i});
       if (!is_new)
         fail(tensor, "is also in " + place->second.shard->file().path().string());
     }
-    checkpoint.shards_.push_back(std::move(shard));
+    shards_.push_back(std::move(shard));
   }
-  for (const auto& [name, file] : weight_map) {
-    const auto found = entries->find(name);
-    if (found == entries->end() ||
-        found->second.shard->file().path().filename() != fs::path(file))
-      fail(directory / file, fmt::format("expected tensor {}, which {} lists there",
-                                         quote(name), index.string()));
-  }
-  checkpoint.entries_ = std::move(entries);
-  return checkpoint;
+  entries_ = std::move(entries);
 }
 
 std::vector<std::string> Checkpoint::names() const {

@@ -36,6 +36,12 @@ class Checkpoint {
   static Checkpoint open(const std::filesystem::path& directory,
                          OpenOptions options = {});
 
+  /// One safetensors file alone, with an empty config.
+  ///
+  /// Throws    as open()
+  static Checkpoint open_file(const std::filesystem::path& file,
+                              OpenOptions options = {});
+
   const std::filesystem::path& directory() const { return directory_; }
   const nlohmann::json& config() const { return *config_; }  // config.json as it is
 
@@ -78,6 +84,8 @@ class Checkpoint {
   std::string format() const;
 
  private:
+  void add_shards(const std::vector<std::filesystem::path>& files);
+
   struct Entry {
     std::shared_ptr<Shard> shard;
     std::size_t index;  // in the shard

@@ -30,7 +30,11 @@ class HeaderReader : public nlohmann::json_sax<json> {
 
   SafetensorsHeader header;
 
-  bool null() override { return unexpected("null"); }
+  bool null() override {
+    // MLX writes no metadata as null.
+    if (depth_ == 1 && name_ == "__metadata__") return true;
+    return unexpected("null");
+  }
   bool boolean(bool) override { return unexpected("a boolean"); }
   bool number_float(double, const std::string& text) override {
     return unexpected("the number " + text);

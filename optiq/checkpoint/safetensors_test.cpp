@@ -36,6 +36,15 @@ TEST(Safetensors, AGoodHeaderGivesTensorsInTheOrderOfTheirBytes) {
   EXPECT_EQ(header.metadata.at("format"), "pt");
 }
 
+TEST(Safetensors, MetadataMayBeNullAndTensorsMayNot) {
+  const std::string tensor = R"("a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
+  const auto header =
+      parse(safetensors_bytes("{\"__metadata__\":null," + tensor + "}", 4));
+  EXPECT_EQ(header.tensors.size(), 1u);
+  EXPECT_TRUE(header.metadata.empty());
+  expect_mentions(error_of("{\"b\":null," + tensor + "}", 4), {"'b'", "null"});
+}
+
 TEST(Safetensors, ALengthBeyondTheFileIsAnError) {
   std::string bytes = safetensors_bytes(kGood, 16);
   bytes[0] = static_cast<char>(0xFF);

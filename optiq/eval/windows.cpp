@@ -1,4 +1,5 @@
 #include "optiq/eval/windows.h"
+#include "optiq/adapters/mount.h"
 
 #include <fmt/format.h>
 
@@ -69,8 +70,10 @@ mx::array hidden_of(models::Model& model, const WindowBatch& batch,
   if (options.cache) return cached_hidden(model, batch, options);
   const mx::array ids(batch.ids.data(), {static_cast<int>(batch.ids.size())},
                       mx::int32);
-  mx::array hidden = generation::forward_layers(
-      model, ids, models::uncached_batch(batch.lengths, options.activation));
+  models::Batch call = models::uncached_batch(batch.lengths, options.activation);
+  if (const auto adapter = adapters::active_adapter(model))
+    call.adapters.assign(batch.lengths.size(), adapter);
+  mx::array hidden = generation::forward_layers(model, ids, call);
   mx::eval(hidden);
   return hidden;
 }

@@ -33,10 +33,11 @@ DecodeStep::DecodeStep(models::Model& model, kernels::Activation activation)
     : model_(model), activation_(activation) {}
 
 mx::array DecodeStep::operator()(const std::vector<cache::SequenceState*>& states,
-                                 std::span<const int> ids) {
-  if (!taped_ || taped_->batch.states != states ||
+                                 std::span<const int> ids,
+                                 const std::vector<models::AdapterPtr>& adapters) {
+  if (!taped_ || taped_->batch.states != states || taped_->batch.adapters != adapters ||
       taped_->addresses != addresses_of(states))
-    return evaluate(states, ids);
+    return evaluate(states, ids, adapters);
   models::continue_batch(taped_->batch);
   std::ranges::copy(ids, taped_->ids.data<int>());
   taped_->tape.replay();
@@ -45,7 +46,8 @@ mx::array DecodeStep::operator()(const std::vector<cache::SequenceState*>& state
 }
 
 mx::array DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
-                               std::span<const int> ids) {
+                               std::span<const int> ids,
+                               const std::vector<models::AdapterPtr>& adapters) {
   taped_.reset();
   const std::vector<const void*> before = addresses_of(states);
   Taped next{
@@ -54,6 +56,7 @@ mx::array DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
       mx::array(0.0f),
       {},
       {}};
+  next.batch.adapters = adapters;
   next.logits = model_.head(model_.hidden(next.ids, next.batch), activation_);
   std::vector<mx::array> outputs{next.logits};
   for (const cache::SequenceState* state : states)

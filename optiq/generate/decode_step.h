@@ -22,13 +22,14 @@ class DecodeStep {
   /// Requires  `model` outlives this, and its weights stay where they are.
   DecodeStep(models::Model& model, kernels::Activation activation);
 
-  /// Takes in one token of each sequence.
+  /// Takes in one token of each sequence, under the adapters given (as in a Batch).
   ///
   /// Shapes    ids [n], one for each of `states` -> logits [n, vocab_size] float32,
   ///           evaluated
   /// Throws    ResourceError if there is no room; the sequences are as they were
   mx::array operator()(const std::vector<cache::SequenceState*>& states,
-                       std::span<const int> ids);
+                       std::span<const int> ids,
+                       const std::vector<models::AdapterPtr>& adapters = {});
 
   /// Gives back what is held of the last call's sequences. To be called when one of
   /// them goes.
@@ -44,7 +45,8 @@ class DecodeStep {
   };
 
   mx::array evaluate(const std::vector<cache::SequenceState*>& states,
-                     std::span<const int> ids);
+                     std::span<const int> ids,
+                     const std::vector<models::AdapterPtr>& adapters);
 
   models::Model& model_;
   kernels::Activation activation_;

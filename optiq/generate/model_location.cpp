@@ -47,6 +47,12 @@ fs::path find_model(const std::string& model) {
   return checkpoint::resolve_model(model, hub_options_with_progress());
 }
 
+fs::path find_adapter(const std::string& adapter) {
+  std::error_code ignored;
+  if (fs::is_directory(adapter, ignored)) return adapter;
+  return checkpoint::resolve_model(adapter, hub_options_with_progress());
+}
+
 checkpoint::HubOptions hub_options_with_progress() {
   auto options = checkpoint::hub_options_from_environment();
   // Begins when there is something to download, ends with the last copy of the options.

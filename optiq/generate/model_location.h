@@ -15,6 +15,11 @@ namespace optiq {
 ///           Interrupted.
 std::filesystem::path find_model(const std::string& model);
 
+/// The directory of an adapter: a local one, or a hub id as for models.
+///
+/// Throws    as find_model()
+std::filesystem::path find_adapter(const std::string& adapter);
+
 /// What the environment asks of the hub, with a progress bar for what is downloaded,
 /// ended by Ctrl-C.
 checkpoint::HubOptions hub_options_with_progress();

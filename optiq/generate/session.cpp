@@ -9,6 +9,7 @@
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "optiq/adapters/mount.h"
 #include "optiq/base/signal.h"
 #include "optiq/generate/forward.h"
 
@@ -61,13 +62,14 @@ void Session::check(std::span<const int> tokens) const {
 template <class UseHidden>
 void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
   check(tokens);
+  const models::AdapterPtr adapter = adapters::active_adapter(model_);
   const int n = static_cast<int>(tokens.size());
   for (int begin = 0; begin < n;) {
     throw_if_interrupted();
     const int rows = std::min(options_.chunk, n - begin);
     const mx::array ids(tokens.data() + begin, {rows}, mx::int32);
-    const models::Batch batch =
-        models::cached_batch({&state_}, {rows}, options_.activation);
+    models::Batch batch = models::cached_batch({&state_}, {rows}, options_.activation);
+    if (adapter) batch.adapters = {adapter};
     // The last layer's rows or what is made of them: pages are written on the way.
     const mx::array result =
         use_hidden(begin, rows, forward_layers(model_, ids, batch), begin + rows == n);
@@ -86,7 +88,10 @@ void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
 mx::array Session::decode(int token) {
   check({&token, 1});
   throw_if_interrupted();
-  const mx::array logits = decode_step_({&state_}, {&token, 1});
+  std::vector<models::AdapterPtr> active;
+  if (models::AdapterPtr adapter = adapters::active_adapter(model_))
+    active.push_back(std::move(adapter));
+  const mx::array logits = decode_step_({&state_}, {&token, 1}, active);
   tokens_.push_back(token);
   if (on_chunk_) on_chunk_(1);
   mx::array row({logits.shape(1)}, logits.dtype(), nullptr, {});

@@ -23,6 +23,8 @@ struct SessionOptions {
 /// float32 where nothing else is chosen: what `--exact` asks for.
 SessionOptions exact_session(cache::CacheOptions cache = {});
 
+/// Answers with the adapter that is active on the calling thread (adapters/mount.h).
+///
 /// Threads   one.
 class Session {
  public:

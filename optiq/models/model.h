@@ -10,6 +10,8 @@
 #include "optiq/checkpoint/config.h"
 #include "optiq/kernels/linear/linear_primitive.h"
 #include "optiq/kernels/segment.h"
+#include "optiq/models/adapter.h"
+#include "optiq/models/mounts.h"
 
 namespace optiq::models {
 
@@ -23,6 +25,8 @@ struct Batch {
   kernels::Activation activation = kernels::Activation::kInt8;
   // By layer, null where there is no attention; empty: nothing is cached.
   std::vector<std::shared_ptr<kernels::PagedCall>> paged{};
+  // One a segment, null where the base answers alone; empty: nobody has one.
+  std::vector<AdapterPtr> adapters{};
 };
 
 /// A batch of whole sequences of these lengths, without a cache.
@@ -97,8 +101,15 @@ class Model {
 
   void observe_inputs(InputObserver observer) { observer_ = std::move(observer); }
 
+  /// The adapters that calls may name.
+  Mounts& mounts() { return mounts_; }
+  const Mounts& mounts() const { return mounts_; }
+
  protected:
   InputObserver observer_;
+
+ private:
+  Mounts mounts_;
 };
 
 }  // namespace optiq::models

@@ -33,9 +33,12 @@ LinearModule Weights::module(const std::string& path, const std::string& name,
                              int layer, int N, int K, bool with_bias) const {
   const auto quantized = checkpoint::module_quantization(
       checkpoint_, quantization_ ? &*quantization_ : nullptr, path, K);
+  // Evaluated here and below: what a thread leaves undone, no other one can do.
   std::optional<mx::array> bias;
-  if (with_bias)
+  if (with_bias) {
     bias = mx::astype(checkpoint_.require(path + ".bias", {N}), mx::float32);
+    mx::eval(*bias);
+  }
   if (!quantized)
     return {path,
             name,

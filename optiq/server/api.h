@@ -26,11 +26,12 @@ class ModelNames {
   /// default model.
   virtual const ChatService* find(const std::string& name) const = 0;
 
-  /// Names for /v1/models, the model's own first.
+  /// Names for /v1/models, the model's own first, adapters last.
   struct Entry {
     std::string name;
     std::int64_t created_s;
     int context_length;
+    std::string parent{};  // of an adapter: its base
   };
   virtual std::vector<Entry> list() const = 0;
 };

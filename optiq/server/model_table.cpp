@@ -43,6 +43,8 @@ ModelTable::ModelTable(ServedModel model, std::vector<Alias> aliases)
 
 const ChatService* ModelTable::find(const std::string& name) const {
   if (name.empty() || name == service_.model().id) return &service_;
+  const ServedAdapters* adapters = service_.model().adapters.get();
+  if (adapters && adapters->has(name)) return &service_;
   const bool known = std::any_of(
       aliases_.begin(), aliases_.end(),
       [&](const Alias& alias) { return matches_pattern(alias.pattern, name); });
@@ -57,6 +59,9 @@ std::vector<ModelNames::Entry> ModelTable::list() const {
     // A pattern is no name that a client could ask for.
     if (alias.pattern.find('*') == std::string::npos)
       entries.push_back({alias.pattern, model.created_s, context_length});
+  if (model.adapters)
+    for (const auto& adapter : model.adapters->list())
+      entries.push_back({adapter.id, adapter.created_s, context_length, model.id});
   return entries;
 }
 

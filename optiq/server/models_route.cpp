@@ -24,6 +24,7 @@ Json describe(const ModelNames::Entry& entry) {
       fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(entry.created_s));
   json["context_length"] = entry.context_length;
   json["max_model_len"] = entry.context_length;
+  if (!entry.parent.empty()) json["parent"] = entry.parent;
   return json;
 }
 

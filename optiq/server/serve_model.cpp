@@ -7,9 +7,11 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "optiq/base/error.h"
 #include "optiq/base/format.h"
 #include "optiq/base/log.h"
 #include "optiq/generate/engine/idle_engine.h"
+#include "optiq/generate/model_location.h"
 
 namespace optiq::server {
 namespace {
@@ -82,6 +84,18 @@ std::string cache_summary(const cache::KvCache& cache) {
   return text;
 }
 
+// Reads adapters for a model, as long as that is in memory.
+ServedAdapters::Load adapter_loader(std::weak_ptr<LoadedModel> model) {
+  return [model = std::move(model)](const std::string& source) {
+    const auto loaded = model.lock();
+    if (!loaded)
+      throw ResourceError(
+          "the model is unloaded at the moment (--idle-unload): ask it something "
+          "first");
+    return adapters::load_adapter(find_adapter(source), *loaded->model);
+  };
+}
+
 }  // namespace
 
 std::string model_name(const std::string& model) {
@@ -115,6 +129,7 @@ Opened open_model(const ModelOptions& options) {
     served.chat_template =
         std::make_shared<const text::ChatTemplate>(*loaded->chat_template);
   served.end_ids = loaded->eos_ids;
+  served.adapters = std::make_shared<ServedAdapters>(adapter_loader(loaded));
   try {
     served.grammars = std::make_shared<const text::GrammarCompiler>(
         *served.tokenizer, loaded->model->config().vocab_size,
@@ -131,6 +146,17 @@ Opened open_model(const ModelOptions& options) {
       fmt::format("cache: {} a token, at most {}; {} requests at once, {} waiting",
                   format_bytes(static_cast<std::uint64_t>(cache.bytes_per_token())),
                   format_bytes(budget), engine.max_concurrent, engine.max_queue)};
+  for (const AdapterSource& source : options.adapters) {
+    if (source.name == served.id)
+      throw std::invalid_argument("--adapter " + source.name +
+                                  ": this is the name of the model");
+    const auto entry = served.adapters->mount(source.name, source.path);
+    opened.description.push_back(fmt::format("adapter {}: {}, {} linear layers, {}",
+                                             entry.id, entry.summary, entry.modules,
+                                             format_bytes(entry.bytes)));
+  }
+  if (options.adapters.size() == 1)
+    served.adapters->set_default(options.adapters[0].name);
   if (!served.chat_template)
     log_warning("{} has no chat template: only /v1/completions and /v1/embeddings",
                 served.id);

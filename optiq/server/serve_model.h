@@ -10,8 +10,15 @@
 
 namespace optiq::server {
 
+/// An adapter to be mounted from the start.
+struct AdapterSource {
+  std::string name;
+  std::string path;  // a directory or a hub id
+};
+
 struct ModelOptions {
-  std::string model;  // `demo`, a directory, or a hub id
+  std::string model;                      // `demo`, a directory, or a hub id
+  std::vector<AdapterSource> adapters{};  // the only one answers unless told otherwise
   generation::BatchOptions engine;
   bool exact = false;                        // float32 activations and cache
   std::uint64_t seed = 0;                    // of the cache's rotations

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "optiq/base/log.h"
+#include "optiq/server/adapters_route.h"
 #include "optiq/server/anthropic/anthropic.h"
 #include "optiq/server/http/gate.h"
 #include "optiq/server/metrics.h"
@@ -136,6 +137,8 @@ class Server::Impl {
     };
   }
 
+  const ServedModel& model() const { return models_.find("")->model(); }
+
   std::vector<RouteEntry> routes() {
     std::vector<RouteEntry> rows;
     // Clients differ in whether their base URL has the /v1.
@@ -152,9 +155,18 @@ class Server::Impl {
                       return show_model(models_,
                                         request.path.substr(sizeof "/v1/models"));
                     })});
-    rows.push_back({"GET", "/v1/adapters", whole([](const auto&) {
-                      return http::Response{.body = R"({"object":"list","data":[]})"};
-                    })});
+    rows.push_back({"GET", "/v1/adapters",
+                    whole([this](const auto&) { return list_adapters(model()); })});
+    if (options_.adapter_admin && model().adapters) {
+      rows.push_back({"POST", "/v1/adapters", whole([this](const auto& request) {
+                        return mount_adapter(model(), request);
+                      })});
+      rows.push_back(
+          {"DELETE", "/v1/adapters/*", whole([this](const http::Request& request) {
+             return unmount_adapter(model(),
+                                    request.path.substr(sizeof "/v1/adapters"));
+           })});
+    }
     if (options_.anthropic) {
       rows.push_back({"POST", "/v1/messages", api(anthropic::messages)});
       rows.push_back(

@@ -22,6 +22,7 @@ struct ServerOptions {
   http::HttpOptions http;  // host, port, limits, TLS
   ApiDefaults defaults;
   bool anthropic = true;              // its routes too
+  bool adapter_admin = false;         // adapters may be mounted and unmounted over HTTP
   std::vector<std::string> api_keys;  // any of them opens; none: no key is needed
   std::vector<std::string> hosts;     // further values of Host that are taken
   std::vector<std::string> origins;   // web pages that may ask

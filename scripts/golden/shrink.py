@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Copies golden fixtures into tests/data/golden, cut to what tests/golden_test.cpp reads.
 
-A fixture is a tiny model and `golden.safetensors` beside it, with per prompt the tensors
+A fixture is a tiny model (or an adapter, whose config names its model) and `golden.safetensors` beside it, with per prompt the tensors
 `<prompt>.input_ids`, `.logits` (float32, from position `.logits_start`, else from 0) and
 `.greedy` or `.greedy_ids`. Kept are the model's weights and configs, the ids, and the
 logits of the last --rows positions.
@@ -18,7 +18,8 @@ import shutil
 import struct
 
 KEPT = ("config.json", "generation_config.json", "model.safetensors",
-        "model.safetensors.index.json")
+        "model.safetensors.index.json", "adapter_config.json", "adapters.safetensors",
+        "adapter_model.safetensors")
 
 
 def read_safetensors(path):

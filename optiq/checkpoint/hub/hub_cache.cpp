@@ -38,7 +38,9 @@ void make_directories(const fs::path& path) {
 // A snapshot may be half there: what Python left, or a download that was stopped.
 bool is_complete(const fs::path& snapshot) {
   std::error_code error;
-  if (!fs::exists(snapshot / "config.json", error)) return false;
+  if (!fs::exists(snapshot / "config.json", error) &&
+      !fs::exists(snapshot / "adapter_config.json", error))
+    return false;
   const fs::path index = snapshot / "model.safetensors.index.json";
   if (fs::exists(index, error)) {
     try {

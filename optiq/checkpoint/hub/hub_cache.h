@@ -22,7 +22,8 @@ class HubCache {
   /// The commit that a revision stood for when it was last fetched.
   std::optional<std::string> commit_of(const std::string& revision) const;
 
-  /// The snapshot of a revision if config.json and every shard are there.
+  /// The snapshot of a revision if config.json (an adapter's: adapter_config.json) and
+  /// every shard are there.
   std::optional<std::filesystem::path> find(const std::string& revision) const;
 
   /// Makes the directories.

@@ -84,18 +84,19 @@ std::vector<std::string> wanted_files(const std::vector<std::string>& files) {
   const bool has_model = std::ranges::any_of(
       files, [&](const std::string& file) { return is_weights(file, "model"); });
   std::vector<std::string> wanted;
-  bool has_config = false;
+  // What says that a snapshot is whole comes last: of a model, or of an adapter.
+  std::vector<std::string> configs;
   for (const std::string& file : files) {
     // A second copy of the weights in its maker's own layout.
     if (has_model && is_weights(file, "consolidated")) continue;
-    if (file == "config.json")
-      has_config = true;
+    if (file == "config.json" || file == "adapter_config.json")
+      configs.push_back(file);
     else if (is_wanted(file))
       wanted.push_back(file);
   }
   std::ranges::sort(wanted);
   wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
-  if (has_config) wanted.push_back("config.json");
+  wanted.insert(wanted.end(), configs.begin(), configs.end());
   return wanted;
 }
 

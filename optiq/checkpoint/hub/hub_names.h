@@ -23,7 +23,8 @@ bool is_blob_name(std::string_view text);
 
 /// Of a repository's files the ones that a model needs: safetensors, JSON, chat
 /// templates, tokenizer files, README and LICENSE, at the root and in `optiq/`;
-/// config.json last, so that its presence means that all are there.
+/// config.json (an adapter's: adapter_config.json) last, so that its presence means
+/// that all are there.
 std::vector<std::string> wanted_files(const std::vector<std::string>& files);
 
 /// Percent-encodes all but letters, digits, '-', '.', '_' and '~'; '/' if asked for.

@@ -379,14 +379,17 @@ class BatchEngine::Impl {
       const std::vector<RunningPtr> batch = decoding();
       if (batch.empty()) return false;
       std::vector<cache::SequenceState*> states;
+      std::vector<models::AdapterPtr> adapters;
       std::vector<int> ids;
       for (const RunningPtr& request : batch) {
         states.push_back(&request->state());
+        adapters.push_back(request->adapter());
         ids.push_back(request->tokens().back());
       }
       mx::array logits(0.0f);
       // Room may be made by setting some of them aside: the batch is then another.
-      if (!take_room([&] { logits = decode_step_(states, ids); }, batch)) continue;
+      if (!take_room([&] { logits = decode_step_(states, ids, adapters); }, batch))
+        continue;
       count_step(0, batch.size());
       for (std::size_t i = 0; i < batch.size(); ++i)
         batch[i]->choose(row_of(logits, i));
@@ -437,8 +440,9 @@ class BatchEngine::Impl {
     models::Model& model = *model_->model;
     const int rows = end - begin;
     const bool last = end == static_cast<int>(request.tokens().size());
-    const models::Batch batch =
+    models::Batch batch =
         models::cached_batch({&request.state()}, {rows}, options_.activation);
+    if (request.adapter()) batch.adapters = {request.adapter()};
     const mx::array ids(request.tokens().data() + begin, {rows}, mx::int32);
     mx::array result = forward_layers(model, ids, batch);
     if (request.wants_hidden())

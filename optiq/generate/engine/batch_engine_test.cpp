@@ -277,7 +277,8 @@ TEST_P(BatchEngines, AnEmbeddingHasLengthOneAndIsTheSameInABatch) {
 
 INSTANTIATE_TEST_SUITE_P(All, BatchEngines,
                          ::testing::Values(Kind{"demo", 0}, Kind{"demo", 4},
-                                           Kind{"qwen3", 0}, Kind{"qwen3", 4}),
+                                           Kind{"qwen3", 0}, Kind{"qwen3", 4},
+                                           Kind{"qwen2", 0}, Kind{"llama_tied", 0}),
                          [](const auto& info) {
                            return std::string(info.param.model) +
                                   (info.param.kv_bits ? "_affine4" : "_float16");

@@ -13,6 +13,7 @@
 #include "optiq/cache/page_store.h"
 #include "optiq/generate/engine/token_policy.h"
 #include "optiq/kernels/sampling/sampling.h"
+#include "optiq/models/adapter.h"
 
 namespace optiq::generation {
 
@@ -45,6 +46,9 @@ struct EngineRequest {
   /// Lengths of beginnings of the prompt that later prompts may share: where messages
   /// end. Hints, ascending.
   std::vector<int> boundaries{};
+
+  /// Changes the model's answer to this request; null: the base answers.
+  models::AdapterPtr adapter{};
 
   /// Prompts are found in the prefix cache only among those with the same salt.
   std::string salt{};

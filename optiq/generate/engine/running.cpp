@@ -26,6 +26,10 @@ std::vector<int> stops_of(const std::vector<int>& boundaries, int length) {
   return stops;
 }
 
+std::string salt_of(const EngineRequest& request) {
+  return request.salt + '\0' + (request.adapter ? request.adapter->identity : "");
+}
+
 const text::Tokenizer* tokenizer_of(const LoadedModel& model) {
   return model.tokenizer ? &*model.tokenizer : nullptr;
 }
@@ -37,6 +41,7 @@ Running::Running(std::uint64_t id, EngineRequest request,
                  int context_length)
     : id_(id),
       request_(std::move(request)),
+      salt_(salt_of(request_)),
       listener_(std::move(listener)),
       eos_ids_(model.eos_ids),
       tokens_(std::move(request_.prompt)),

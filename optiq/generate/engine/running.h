@@ -32,7 +32,10 @@ class Running {
           const LoadedModel& model, int context_length);
 
   std::uint64_t id() const { return id_; }
-  const std::string& salt() const { return request_.salt; }
+  /// What besides the tokens decides what a state holds: the caller's salt and the
+  /// load of the adapter.
+  const std::string& salt() const { return salt_; }
+  const models::AdapterPtr& adapter() const { return request_.adapter; }
 
   /// Prompt and answer; the state has read the first of them.
   std::span<const int> tokens() const { return tokens_; }
@@ -78,6 +81,7 @@ class Running {
 
   const std::uint64_t id_;
   EngineRequest request_;
+  std::string salt_;
   std::shared_ptr<EngineListener> listener_;
   EmbeddingDone embedding_done_;
   bool wants_hidden_ = false;

@@ -125,6 +125,18 @@ void linear(const float* x, int M, int K, const Product* products, int n_product
   });
 }
 
+void silu_product(const float* g, const float* u, float* y, std::int64_t n) {
+  const LinearKernels kernels = kernels_in_use();
+  parallel_ranges(
+      static_cast<std::size_t>(n), 8192, [&](std::size_t begin, std::size_t end) {
+        if (kernels.panel_rows)
+          return kernels.silu_product(g + begin, u + begin, y + begin,
+                                      static_cast<std::int64_t>(end - begin));
+        for (std::size_t i = begin; i < end; ++i)
+          y[i] = u[i] * (g[i] / (1 + std::exp(-g[i])));
+      });
+}
+
 void swiglu(const float* x, int M, int K, const Product& gate, const Product& up,
             float* y, Activation activation) {
   const LinearKernels kernels = kernels_in_use();

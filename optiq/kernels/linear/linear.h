@@ -47,6 +47,11 @@ void linear(const float* x, int M, int K, const Product* products, int n_product
 void swiglu(const float* x, int M, int K, const Product& gate, const Product& up,
             float* y, Activation activation);
 
+/// y = silu(g) u: what swiglu does with its two products, to the last bit.
+///
+/// Shapes    g, u, y [n]; y may be g or u
+void silu_product(const float* g, const float* u, float* y, std::int64_t n);
+
 /// True where an int8 product exists for the matrix; else kInt8 runs as kExact.
 bool has_int8(const MatrixView& w);
 

@@ -99,6 +99,20 @@ class Swiglu : public LinearBase {
   }
 };
 
+class SiluProduct : public FusedPrimitive {
+ public:
+  explicit SiluProduct(Fallback fallback)
+      : FusedPrimitive(fused_stream(), "SiluProduct", std::move(fallback)) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    if (!donate(inputs[0], outputs[0])) allocate(outputs[0]);
+    const mx::array gate = contiguous(inputs[0]), up = contiguous(inputs[1]);
+    dispatch(
+        [g = gate.data<float>(), u = up.data<float>(), y = outputs[0].data<float>(),
+         n = static_cast<std::int64_t>(gate.size())] { silu_product(g, u, y, n); });
+  }
+};
+
 void check_input(const mx::array& x, const LinearWeight& w) {
   if (x.ndim() != 2 || x.shape(1) != w.input_dim())
     throw std::invalid_argument(fmt::format(
@@ -190,6 +204,16 @@ mx::array swiglu(const mx::array& x, const LinearWeight& gate, const LinearWeigh
                    std::make_shared<Swiglu>("Swiglu", std::move(fallback),
                                             std::vector<WeightSlots>{g, u}, activation),
                    inputs);
+}
+
+mx::array silu_product(const mx::array& gate, const mx::array& up) {
+  Fallback fallback = [](const Arrays& in) -> Arrays {
+    return {in[0] * mx::sigmoid(in[0]) * in[1]};
+  };
+  if (!runs_on_cpu()) return fallback({gate, up})[0];
+  return mx::array(gate.shape(), mx::float32,
+                   std::make_shared<SiluProduct>(std::move(fallback)),
+                   Arrays{gate, up});
 }
 
 }  // namespace optiq::kernels

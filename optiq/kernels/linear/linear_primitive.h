@@ -56,6 +56,11 @@ std::vector<mx::array> linear_group(const mx::array& x,
 mx::array swiglu(const mx::array& x, const LinearWeight& gate, const LinearWeight& up,
                  Activation activation = Activation::kInt8);
 
+/// silu(gate) * up, as swiglu joins its two products.
+///
+/// Shapes    gate, up [T, N] float32 -> [T, N]
+mx::array silu_product(const mx::array& gate, const mx::array& up);
+
 /// The weight as float32 [N, K].
 mx::array dequantized(const LinearWeight& w);
 

@@ -12,9 +12,7 @@ mx::array SelfAttention::operator()(const mx::array& x, const mx::array& residua
                                     const LayerCall& call) const {
   const Batch& batch = call.batch;
   const int T = x.shape(0), H = n_heads, D = head_dim;
-  for (const LinearModule* module : {&q, &k, &v}) call.observe(*module, x);
-  const kernels::LinearWeight weights[] = {q.weight, k.weight, v.weight};
-  const auto qkv = kernels::linear_group(x, weights, batch.activation);
+  const auto qkv = call.linears({&q, &k, &v}, x);
 
   kernels::AttentionOptions options;
   options.scale = 1.0f / std::sqrt(static_cast<float>(D));
@@ -37,9 +35,7 @@ mx::array SelfAttention::operator()(const mx::array& x, const mx::array& residua
     y = kernels::paged_attention(
         rq, rk, values, batch.paged[static_cast<std::size_t>(call.index)], options);
   }
-  y = mx::reshape(y, {T, H * D});
-  call.observe(o, y);
-  return kernels::linear(y, o.weight, {batch.activation, residual});
+  return call.linear(o, mx::reshape(y, {T, H * D}), residual);
 }
 
 }  // namespace optiq::models

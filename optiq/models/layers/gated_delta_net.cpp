@@ -11,11 +11,7 @@ mx::array GatedDeltaNet::operator()(const mx::array& x, const mx::array& residua
                                     const LayerCall& call) const {
   const Batch& batch = call.batch;
   const int T = x.shape(0);
-  for (const LinearModule* module : {&in_qkv, &in_z, &in_b, &in_a})
-    call.observe(*module, x);
-  const kernels::LinearWeight weights[] = {in_qkv.weight, in_z.weight, in_b.weight,
-                                           in_a.weight};
-  const auto in = kernels::linear_group(x, weights, batch.activation);
+  const auto in = call.linears({&in_qkv, &in_z, &in_b, &in_a}, x);
   const mx::array &z = in[1], &b = in[2], &a = in[3];
 
   // A batch without a cache starts every sequence from nothing.
@@ -42,9 +38,7 @@ mx::array GatedDeltaNet::operator()(const mx::array& x, const mx::array& residua
 
   const mx::Shape heads{T, n_value_heads, value_dim};
   y = kernels::rms_norm(mx::reshape(y, heads), norm, eps, mx::reshape(z, heads));
-  y = mx::reshape(y, {T, n_value_heads * value_dim});
-  call.observe(out, y);
-  return kernels::linear(y, out.weight, {batch.activation, residual});
+  return call.linear(out, mx::reshape(y, {T, n_value_heads * value_dim}), residual);
 }
 
 }  // namespace optiq::models

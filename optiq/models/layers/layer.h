@@ -1,5 +1,10 @@
-// What every layer of a model is given besides its input.
+// What every layer of a model is given besides its input, and its products with
+// matrices, which adapters may change.
 #pragma once
+#include <initializer_list>
+#include <optional>
+#include <vector>
+
 #include "optiq/models/model.h"
 
 namespace optiq::models {
@@ -10,9 +15,22 @@ struct LayerCall {
   const Batch& batch;
   const InputObserver& observer;
 
-  void observe(const LinearModule& module, const mx::array& x) const {
-    if (observer) observer(module, x);
-  }
+  /// x W^T + bias + residual. Shapes  x [T, K]; residual [T, N] -> [T, N]
+  mx::array linear(const LinearModule& module, const mx::array& x,
+                   const std::optional<mx::array>& residual) const;
+
+  /// Several products of one x. Shapes  x [T, K] -> one [T, N_i] each
+  std::vector<mx::array> linears(std::initializer_list<const LinearModule*> modules,
+                                 const mx::array& x) const;
+
+  /// silu(gate x) * (up x). Shapes  x [T, K] -> [T, N]
+  mx::array swiglu(const LinearModule& gate, const LinearModule& up,
+                   const mx::array& x) const;
+
+ private:
+  bool is_adapted(const LinearModule& module) const;
+  mx::array adapt(const LinearModule& module, const mx::array& x, const mx::array& y,
+                  const std::optional<mx::array>& residual) const;
 };
 
 }  // namespace optiq::models

@@ -4,12 +4,7 @@ namespace optiq::models {
 
 mx::array Mlp::operator()(const mx::array& x, const mx::array& residual,
                           const LayerCall& call) const {
-  const auto activation = call.batch.activation;
-  call.observe(gate, x);
-  call.observe(up, x);
-  const mx::array h = kernels::swiglu(x, gate.weight, up.weight, activation);
-  call.observe(down, h);
-  return kernels::linear(h, down.weight, {activation, residual});
+  return call.linear(down, call.swiglu(gate, up, x), residual);
 }
 
 }  // namespace optiq::models

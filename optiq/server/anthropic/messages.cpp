@@ -1,3 +1,4 @@
+#include "optiq/server/adapter_choice.h"
 #include "optiq/server/anthropic/anthropic.h"
 #include "optiq/server/anthropic/read_messages.h"
 #include "optiq/server/anthropic/wire.h"
@@ -173,7 +174,8 @@ void answer(const ApiContext& context,
   const Json json = parse_body(exchange->request().body);
   const Fields body(json, "");
   const ChatService& service = find_model(context, body);
-  const ChatRequest request = read_messages(body, context.defaults);
+  ChatRequest request = read_messages(body, context.defaults);
+  request.adapter = chosen_adapter(body, service.model());
   const auto model = body.required_text("model");
   if (body.boolean("stream").value_or(false)) {
     stream_answer(context, exchange, service, request,

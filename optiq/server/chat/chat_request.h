@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "optiq/kernels/sampling/sampling.h"
+#include "optiq/models/adapter.h"
 
 namespace optiq::server {
 
@@ -59,6 +60,7 @@ struct ChatRequest {
   bool ignore_eos = false;
   int log_probs = -1;  // as EngineRequest
   std::string cache_salt;
+  models::AdapterPtr adapter;  // null: the base answers
 };
 
 }  // namespace optiq::server

@@ -259,6 +259,7 @@ std::unique_ptr<Answering> ChatService::answer(
     one.ignore_eos = request.ignore_eos;
     one.log_probs = request.log_probs;
     one.salt = request.cache_salt;
+    one.adapter = request.adapter;
     one.policy = policies.make();
     answering->add(model_.engine->submit(
         std::move(one), std::make_shared<Choice>(

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "optiq/server/adapter_choice.h"
 #include "optiq/server/http/sse.h"
 #include "optiq/server/openai/openai.h"
 #include "optiq/server/openai/read_chat.h"
@@ -189,7 +190,8 @@ void chat_completions(const ApiContext& context,
   const Json json = parse_body(exchange->request().body);
   const Fields body(json, "");
   const ChatService& service = find_model(context, body);
-  const ChatRequest request = read_chat(body, context.defaults);
+  ChatRequest request = read_chat(body, context.defaults);
+  request.adapter = chosen_adapter(body, service.model());
   Envelope envelope;
   envelope.model = body.required_text("model");
   if (body.boolean("stream").value_or(false)) {

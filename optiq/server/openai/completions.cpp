@@ -4,6 +4,7 @@
 #include <mutex>
 #include <random>
 
+#include "optiq/server/adapter_choice.h"
 #include "optiq/server/http/sse.h"
 #include "optiq/server/openai/openai.h"
 #include "optiq/server/openai/read_chat.h"
@@ -309,6 +310,7 @@ void completions(const ApiContext& context, std::shared_ptr<http::Exchange> exch
   defaults.max_tokens = std::min(defaults.max_tokens, 16);  // as OpenAI's own default
   ChatRequest request;
   read_sampling(body, defaults, request);
+  request.adapter = chosen_adapter(body, model);
   if (body.has("suffix") && body.text("suffix") != "")
     body.fail("suffix", "nothing: text cannot be inserted");
   CompletionOptions options;
@@ -338,6 +340,7 @@ void completions(const ApiContext& context, std::shared_ptr<http::Exchange> exch
         one.ignore_eos = request.ignore_eos;
         one.log_probs = options.log_probs;
         one.salt = request.cache_salt;
+        one.adapter = request.adapter;
         completion->queued(model.engine->submit(
             std::move(one), std::make_shared<Completion::Listener>(completion, index)));
       }

@@ -1,3 +1,4 @@
+#include "optiq/server/adapter_choice.h"
 #include "optiq/server/http/sse.h"
 #include "optiq/server/openai/openai.h"
 #include "optiq/server/openai/read_response.h"
@@ -114,7 +115,8 @@ void responses(const ApiContext& context, std::shared_ptr<http::Exchange> exchan
                      "previous_response_id", "previous_response_not_found");
     earlier = std::move(*found);
   }
-  const ChatRequest request = read_response(body, context.defaults, std::move(earlier));
+  ChatRequest request = read_response(body, context.defaults, std::move(earlier));
+  request.adapter = chosen_adapter(body, service.model());
   const std::string id = new_id("resp_");
   Json messages = request.messages;
   // Instructions are those of one response alone.

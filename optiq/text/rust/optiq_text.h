@@ -100,6 +100,14 @@ optiq_text_status optiq_constraint_accept(optiq_constraint*, uint32_t id,
 bool optiq_constraint_may_end(optiq_constraint*);
 bool optiq_constraint_must_end(optiq_constraint*);
 
+typedef struct optiq_pattern optiq_pattern;
+
+// A regular expression, matched anywhere in a text.
+optiq_text_status optiq_pattern_new(optiq_bytes_view source, optiq_pattern** out,
+                                    optiq_bytes* error);
+void optiq_pattern_free(optiq_pattern*);
+bool optiq_pattern_is_match(const optiq_pattern*, optiq_bytes_view text);
+
 #ifdef __cplusplus
 }
 #endif

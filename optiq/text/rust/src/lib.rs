@@ -10,6 +10,7 @@ mod dialect;
 mod encoding;
 mod generation_tag;
 mod methods;
+mod pattern;
 mod provenance;
 mod python;
 mod template;
