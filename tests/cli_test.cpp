@@ -25,7 +25,7 @@ TEST_F(Cli, WrongUsageIsOneLineWithAHintAndExitsWithTwo) {
       {"generate", "demo", "-p", "a", "--temp", "-1"},
       {"generate", "demo", "-p", "a", "--top-p", "2"},
       {"generate", "demo", "-p", "a", "--max-tokens", "many"},
-      {"generate", "demo", "-p", "a", "--adapter", "x"},
+      {"generate", "demo", "-p", "a", "--adaptor", "x"},
       {"generate", "demo", "-p", "a", "--kv-bits", "7"},
       {"generate", "demo", "-p", "a", "--kv-bits", "8", "--kv-format", "turbo"},
       {"generate", "demo", "-p", "a", "--kv-bits", "4", "--kv-group-size", "48"},
@@ -81,7 +81,7 @@ TEST_F(Cli, WrongUsageIsOneLineWithAHintAndExitsWithTwo) {
 
 TEST_F(Cli, UnknownFlagsAreNamed) {
   EXPECT_NE(
-      run({"generate", "demo", "-p", "a", "--adapter", "x"}).err.find("--adapter"),
+      run({"generate", "demo", "-p", "a", "--adaptor", "x"}).err.find("--adaptor"),
       std::string::npos);
   EXPECT_NE(run({"trian"}).err.find("'trian'"), std::string::npos);
 }

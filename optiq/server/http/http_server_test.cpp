@@ -313,8 +313,8 @@ TEST_F(HttpServers, OneWhoLeavesIsNoticedWhateverHappens) {
   for (const bool hard : {false, true})
     for (const bool streaming : {false, true}) {
       auto client = std::make_unique<Client>(server_->port());
+      const std::size_t n = held_.size() + 1;  // before the handler may add to it
       client->send(get("/hold"));
-      const std::size_t n = held_.size() + 1;
       const auto exchange = held(n);
       ASSERT_TRUE(exchange);
       if (streaming) {
