@@ -25,7 +25,7 @@ struct Context {
 
 using Run = std::function<void(Context&)>;
 
-/// One command: its name, what it does, and a function that adds its flags and returns
+/// One command: its name (two words in a group), what it does, and a function that adds its flags and returns
 /// what runs it.
 struct Command {
   const char* name;
@@ -34,6 +34,9 @@ struct Command {
 };
 
 std::span<const Command> commands();
+
+/// What the commands of a group do, those whose names begin with this word.
+const char* group_description(const std::string& group);
 
 /// For option->check(): a number from `low` to `high`. CLI::Range takes nan for one.
 CLI::Validator number_in(double low, double high);
@@ -47,6 +50,10 @@ Run add_info(CLI::App& app);
 Run add_inspect(CLI::App& app);
 Run add_kv_cache(CLI::App& app);
 Run add_logits(CLI::App& app);
+Run add_lora_export(CLI::App& app);
+Run add_lora_info(CLI::App& app);
+Run add_lora_merge(CLI::App& app);
+Run add_lora_train(CLI::App& app);
 Run add_pull(CLI::App& app);
 Run add_serve(CLI::App& app);
 

@@ -12,6 +12,12 @@ constexpr Command kCommands[] = {
     {"generate", "Answer one prompt", add_generate},
     {"chat", "Talk with a model, line by line", add_chat},
     {"serve", "Answer over HTTP, as OpenAI's and as Anthropic's API", add_serve},
+    {"lora train", "Train an adapter, with ranks where the model is sensitive",
+     add_lora_train},
+    {"lora info", "Show an adapter's ranks", add_lora_info},
+    {"lora merge", "Make one adapter of several", add_lora_merge},
+    {"lora export", "Write an adapter for mlx-lm and PEFT, or a model with it built in",
+     add_lora_export},
     {"logits", "Write the logits of given tokens to a file", add_logits},
     {"eval", "Measure perplexity, divergence from a reference, or right answers",
      add_eval},
@@ -23,5 +29,9 @@ constexpr Command kCommands[] = {
 }  // namespace
 
 std::span<const Command> commands() { return kCommands; }
+
+const char* group_description(const std::string& group) {
+  return group == "lora" ? "Train, show, merge and export LoRA adapters" : "";
+}
 
 }  // namespace optiq::app

@@ -30,29 +30,39 @@ struct Registered {
   Run run;
 };
 
+// The command that was named, as far as it was.
+const CLI::App& used_app(const CLI::App& app) {
+  const CLI::App* used = &app;
+  while (!used->get_subcommands().empty()) used = used->get_subcommands().back();
+  return *used;
+}
+
 // What CLI11 says, as one line that begins with the flag.
 std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App& used = used_app(app);
   if (dynamic_cast<const CLI::ExtrasError*>(&error)) {
-    const CLI::App* used = &app;
-    for (const CLI::App* sub : app.get_subcommands()) used = sub;
-    const auto rest = used->remaining(true);
+    const auto rest = used.remaining(true);
     const std::string first = rest.empty() ? "" : rest.front();
     return fmt::format("unknown {} '{}'",
                        !first.empty() && first.front() == '-' ? "flag" : "argument",
                        first);
   }
   std::string text = error.what();
-  if (const auto rest = app.remaining(); app.get_subcommands().empty() && !rest.empty())
+  const bool wants_command = !used.get_subcommands([](const auto*) { return true; }).empty();
+  if (const auto rest = used.remaining(); wants_command && !rest.empty())
     return fmt::format("unknown {} '{}'", rest[0][0] == '-' ? "flag" : "command",
                        rest[0]);
-  if (dynamic_cast<const CLI::RequiredError*>(&error) && app.get_subcommands().empty())
+  if (dynamic_cast<const CLI::RequiredError*>(&error) && wants_command)
     text = "a command is required";
   return text.substr(0, text.find('\n'));
 }
 
 std::string help_hint(const CLI::App& app) {
   std::string name;
-  for (const CLI::App* sub : app.get_subcommands()) name = sub->get_name() + " ";
+  for (const CLI::App* used = &app; !used->get_subcommands().empty();) {
+    used = used->get_subcommands().back();
+    name += used->get_name() + " ";
+  }
   return fmt::format("see 'optiq {}--help'", name);
 }
 
@@ -102,6 +112,25 @@ void hold_standard_streams() {
       (void)::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
 }
 
+// The place of a command: `lora train` is one of the group `lora`.
+CLI::App* add_command(CLI::App& app, const Command& command) {
+  std::string name = command.name;
+  CLI::App* parent = &app;
+  if (const std::size_t space = name.find(' '); space != std::string::npos) {
+    const std::string group = name.substr(0, space);
+    name = name.substr(space + 1);
+    const auto same = app.get_subcommands(
+        [&](const CLI::App* one) { return one->get_name() == group; });
+    if (!same.empty()) {
+      parent = same.front();
+    } else {
+      parent = app.add_subcommand(group, group_description(group));
+      parent->require_subcommand(1);
+    }
+  }
+  return parent->add_subcommand(name, command.description);
+}
+
 int main_of(int argc, char** argv) {
   hold_standard_streams();
   install_interrupt_handler();
@@ -116,7 +145,7 @@ int main_of(int argc, char** argv) {
   for (std::size_t i = 0; i < registered.size(); ++i) {
     const Command& command = commands()[i];
     Registered& r = registered[i];
-    r.app = app.add_subcommand(command.name, command.description);
+    r.app = add_command(app, command);
     r.run = command.add(*r.app);
     add_common_options(*r.app, r.options);
   }

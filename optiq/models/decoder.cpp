@@ -69,14 +69,14 @@ mx::array Decoder::final_norm(const mx::array& x) {
 }
 
 mx::array Decoder::head(const mx::array& x, kernels::Activation activation) {
-  const LinearModule& module = head_ ? *head_ : embedding_;
+  const LinearModule& module = output();
   const mx::array normed = final_norm(x);
   if (observer_) observer_(module, normed);
   return kernels::linear(normed, module.weight, {activation, std::nullopt});
 }
 
 std::function<mx::array(const mx::array&)> Decoder::reference_head() const {
-  return [norm = norm_, weight = (head_ ? *head_ : embedding_).weight,
+  return [norm = norm_, weight = output().weight,
           eps = static_cast<float>(config_.rms_norm_eps)](const mx::array& x) {
     return kernels::linear(kernels::rms_norm(x, norm, eps), weight,
                            {kernels::Activation::kExact, std::nullopt});

@@ -34,6 +34,7 @@ class Decoder final : public Model {
   mx::array layer(int i, const mx::array& x, const Batch& batch) override;
   mx::array final_norm(const mx::array& x) override;
   mx::array head(const mx::array& x, kernels::Activation activation) override;
+  const LinearModule& output() const override { return head_ ? *head_ : embedding_; }
   std::function<mx::array(const mx::array&)> reference_head() const override;
   std::vector<LinearModule*> linears() override;
   const std::vector<cache::LayerShape>& layer_shapes() const override {

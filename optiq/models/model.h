@@ -82,6 +82,10 @@ class Model {
   /// Shapes    x [T, hidden_size] -> logits [T, vocab_size] float32
   virtual mx::array head(const mx::array& x, kernels::Activation activation) = 0;
 
+  /// The matrix of the output projection: the head's, or the embedding where it is
+  /// tied.
+  virtual const LinearModule& output() const = 0;
+
   /// The head with the weights that it has now, whatever they become later.
   virtual std::function<mx::array(const mx::array&)> reference_head() const = 0;
 
