@@ -10,11 +10,78 @@
 #include "mlx/ops.h"
 #include "optiq/kernels/fused_primitive.h"
 #include "optiq/kernels/gated_delta/gated_delta.h"
+#include "optiq/kernels/gated_delta/gated_delta_backward.h"
 
 namespace optiq::kernels {
 namespace {
 
 constexpr std::size_t kFirstState = 5;  // inputs: qkv, a, b, a_log, dt_bias, states
+
+// The array itself where the values of a row lie one after another.
+bool has_rows(const mx::array& x) { return x.shape(1) == 1 || x.strides()[1] == 1; }
+
+GatedDeltaArgs args_of(const mx::array& qkv, const mx::array& a, const mx::array& b,
+                       const GatedDeltaOptions& options) {
+  GatedDeltaArgs args{};
+  args.qkv = qkv.data<float>();
+  args.a = a.data<float>();
+  args.b = b.data<float>();
+  args.qkv_stride = qkv.strides()[0];
+  args.a_stride = a.strides()[0];
+  args.b_stride = b.strides()[0];
+  args.n_key_heads = options.n_key_heads;
+  args.n_value_heads = options.n_value_heads;
+  args.key_dim = options.key_dim;
+  args.value_dim = options.value_dim;
+  return args;
+}
+
+// Inputs: those of GatedDelta, then the gradients by its outputs. Outputs: the gradients
+// by qkv, a and b.
+class GatedDeltaBackward : public FusedPrimitive {
+ public:
+  GatedDeltaBackward(Fallback fallback, std::vector<Segment> segments,
+                     const GatedDeltaOptions& options)
+      : FusedPrimitive(fused_stream(), "GatedDeltaBackward", std::move(fallback)),
+        segments_(std::move(segments)),
+        options_(options) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    const auto rows = [&](std::size_t i) {
+      return has_rows(inputs[i]) ? inputs[i] : contiguous(inputs[i]);
+    };
+    GatedDeltaBackwardArgs args{};
+    args.forward = args_of(rows(0), rows(1), rows(2), options_);
+    args.forward.a_log = contiguous(inputs[3]).data<float>();
+    args.forward.dt_bias = contiguous(inputs[4]).data<float>();
+    const std::size_t first_gradient = kFirstState + segments_.size();
+    args.d_o = contiguous(inputs[first_gradient]).data<float>();
+    for (mx::array& out : outputs) allocate(out);
+    args.d_qkv = outputs[0].data<float>();
+    args.d_a = outputs[1].data<float>();
+    args.d_b = outputs[2].data<float>();
+    std::vector<GatedDeltaSegment> segments;
+    std::vector<const float*> d_states;
+    std::int64_t row = 0;
+    for (std::size_t i = 0; i < segments_.size(); ++i) {
+      segments.push_back({row, segments_[i].tokens,
+                          contiguous(inputs[kFirstState + i]).data<float>(), nullptr});
+      d_states.push_back(contiguous(inputs[first_gradient + 1 + i]).data<float>());
+      row += segments_[i].tokens;
+    }
+    dispatch([args, segments = std::move(segments),
+              d_states = std::move(d_states)]() mutable {
+      args.forward.segments = segments.data();
+      args.forward.n_segments = static_cast<int>(segments.size());
+      args.d_states = d_states.data();
+      gated_delta_backward(args);
+    });
+  }
+
+ private:
+  std::vector<Segment> segments_;
+  GatedDeltaOptions options_;
+};
 
 class GatedDelta : public FusedPrimitive {
  public:
@@ -40,25 +107,35 @@ class GatedDelta : public FusedPrimitive {
           {row, segments_[i].tokens, state, outputs[1 + i].data<float>()});
       row += segments_[i].tokens;
     }
-    GatedDeltaArgs args{};
-    args.qkv = qkv.data<float>();
-    args.a = a.data<float>();
-    args.b = b.data<float>();
-    args.qkv_stride = qkv.strides()[0];
-    args.a_stride = a.strides()[0];
-    args.b_stride = b.strides()[0];
+    GatedDeltaArgs args = args_of(qkv, a, b, options_);
     args.a_log = contiguous(inputs[3]).data<float>();
     args.dt_bias = contiguous(inputs[4]).data<float>();
     args.o = outputs[0].data<float>();
-    args.n_key_heads = options_.n_key_heads;
-    args.n_value_heads = options_.n_value_heads;
-    args.key_dim = options_.key_dim;
-    args.value_dim = options_.value_dim;
     dispatch([args, segments = std::move(segments)]() mutable {
       args.segments = segments.data();
       args.n_segments = static_cast<int>(segments.size());
       gated_delta(args);
     });
+  }
+
+  // By qkv, a and b alone: with a kernel.
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents,
+             const std::vector<int>& argnums, const Arrays& outputs) override {
+    bool by_kernel = runs_on_cpu();
+    for (const int argnum : argnums) by_kernel = by_kernel && argnum < 3;
+    if (!by_kernel)
+      return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
+    Arrays inputs = primals;
+    inputs.insert(inputs.end(), cotangents.begin(), cotangents.end());
+    const auto gradients = mx::array::make_arrays(
+        {primals[0].shape(), primals[1].shape(), primals[2].shape()},
+        {mx::float32, mx::float32, mx::float32},
+        std::make_shared<GatedDeltaBackward>(fallback(), segments_, options_),
+        std::move(inputs));
+    Arrays wanted;
+    for (const int argnum : argnums)
+      wanted.push_back(gradients[static_cast<std::size_t>(argnum)]);
+    return wanted;
   }
 
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
@@ -70,10 +147,7 @@ class GatedDelta : public FusedPrimitive {
   }
 
  private:
-  // The array itself where the values of a row lie one after another.
-  mx::array rows(const mx::array& x) {
-    return x.shape(1) == 1 || x.strides()[1] == 1 ? x : contiguous(x);
-  }
+  mx::array rows(const mx::array& x) { return has_rows(x) ? x : contiguous(x); }
 
   std::vector<Segment> segments_;
   GatedDeltaOptions options_;
