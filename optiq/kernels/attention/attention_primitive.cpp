@@ -6,6 +6,7 @@
 #include <string>
 
 #include "optiq/kernels/attention/attention.h"
+#include "optiq/kernels/attention/attention_backward.h"
 #include "optiq/kernels/attention/attention_fallback.h"
 #include "optiq/kernels/fused_primitive.h"
 #include "optiq/kernels/kv_page/kv_page.h"
@@ -81,9 +82,68 @@ class AttentionBase : public FusedPrimitive {
   Settings settings_;
 };
 
+// Inputs: q, k, v, the gate if there is one, the gradient by y. Outputs: the gradients
+// by all but the last.
+class AttentionBackward : public FusedPrimitive {
+ public:
+  AttentionBackward(Fallback fallback, Settings settings)
+      : FusedPrimitive(fused_stream(), "AttentionBackward", std::move(fallback)),
+        settings_(std::move(settings)) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    const auto data = [&](std::size_t i) { return contiguous(inputs[i]).data<float>(); };
+    for (mx::array& out : outputs) allocate(out);
+    const bool gated = inputs.size() > 4;
+    AttentionBackwardArgs args{};
+    args.q = data(0);
+    args.k = data(1);
+    args.v = data(2);
+    args.gate = gated ? data(3) : nullptr;
+    args.dy = data(inputs.size() - 1);
+    args.dq = outputs[0].data<float>();
+    args.dk = outputs[1].data<float>();
+    args.dv = outputs[2].data<float>();
+    args.dgate = gated ? outputs[3].data<float>() : nullptr;
+    args.n_heads = inputs[0].shape(1);
+    args.n_kv_heads = inputs[1].shape(1);
+    args.head_dim = inputs[0].shape(2);
+    args.scale = settings_.scale;
+    args.window = settings_.window;
+    args.causal = settings_.causal;
+    std::vector<int> lengths;
+    for (const Segment& s : settings_.segments) lengths.push_back(s.tokens);
+    dispatch([args, lengths = std::move(lengths)]() mutable {
+      args.lengths = lengths.data();
+      args.n_segments = static_cast<int>(lengths.size());
+      attention_backward(args);
+    });
+  }
+
+ private:
+  Settings settings_;
+};
+
 class Attention : public AttentionBase {
  public:
   using AttentionBase::AttentionBase;
+
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents,
+             const std::vector<int>& argnums, const Arrays& outputs) override {
+    if (!runs_on_cpu())
+      return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
+    Arrays inputs = primals;
+    inputs.push_back(cotangents[0]);
+    std::vector<mx::Shape> shapes;
+    for (const mx::array& x : primals) shapes.push_back(x.shape());
+    const std::vector<mx::Dtype> types(shapes.size(), mx::float32);
+    const auto gradients = mx::array::make_arrays(
+        shapes, types, std::make_shared<AttentionBackward>(fallback(), settings_),
+        std::move(inputs));
+    Arrays wanted;
+    for (const int argnum : argnums)
+      wanted.push_back(gradients[static_cast<std::size_t>(argnum)]);
+    return wanted;
+  }
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     const Rows rows = rows_of(inputs, outputs[0]);

@@ -137,6 +137,23 @@ void silu_product(const float* g, const float* u, float* y, std::int64_t n) {
       });
 }
 
+void silu_product_backward(const float* g, const float* u, const float* dy, float* dg,
+                           float* du, std::int64_t n) {
+  const LinearKernels kernels = kernels_in_use();
+  parallel_ranges(
+      static_cast<std::size_t>(n), 8192, [&](std::size_t begin, std::size_t end) {
+        if (kernels.silu_product_backward)
+          return kernels.silu_product_backward(g + begin, u + begin, dy + begin,
+                                               dg + begin, du + begin,
+                                               static_cast<std::int64_t>(end - begin));
+        for (std::size_t i = begin; i < end; ++i) {
+          const float s = 1 / (1 + std::exp(-g[i]));
+          dg[i] = dy[i] * u[i] * s * (1 + g[i] * (1 - s));
+          du[i] = dy[i] * g[i] * s;
+        }
+      });
+}
+
 void swiglu(const float* x, int M, int K, const Product& gate, const Product& up,
             float* y, Activation activation) {
   const LinearKernels kernels = kernels_in_use();

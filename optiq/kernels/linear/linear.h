@@ -52,6 +52,10 @@ void swiglu(const float* x, int M, int K, const Product& gate, const Product& up
 /// Shapes    g, u, y [n]; y may be g or u
 void silu_product(const float* g, const float* u, float* y, std::int64_t n);
 
+/// Its gradients: dg = dy u silu'(g), du = dy silu(g).
+void silu_product_backward(const float* g, const float* u, const float* dy, float* dg,
+                           float* du, std::int64_t n);
+
 /// True where an int8 product exists for the matrix; else kInt8 runs as kExact.
 bool has_int8(const MatrixView& w);
 

@@ -9,6 +9,7 @@
 #include "optiq/kernels/embedding/embedding_primitive.h"
 #include "optiq/kernels/linear/linear.h"
 #include "optiq/kernels/linear/weight_primitive.h"
+#include "optiq/kernels/linear_backward/linear_backward.h"
 
 namespace optiq::kernels {
 namespace {
@@ -49,13 +50,70 @@ class LinearBase : public FusedPrimitive {
     return all;
   }
 
+  std::size_t arrays_of_weights() const {
+    std::size_t n = 0;
+    for (const WeightSlots& w : weights_)
+      n += 1 + std::size_t{w.scales >= 0} + std::size_t{w.biases >= 0} +
+           std::size_t{w.bias >= 0};
+    return n;
+  }
+
   std::vector<WeightSlots> weights_;
   Activation activation_;
+};
+
+// Inputs: the gradient by the first product in the place of x, the weights' arrays, the
+// gradients by the other products. Output: the gradient by x.
+class LinearBackward : public LinearBase {
+ public:
+  using LinearBase::LinearBase;
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    const std::vector<Product> all = products(inputs);
+    std::vector<BackwardProduct> backward;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const std::size_t at = i == 0 ? 0 : inputs.size() - all.size() + i;
+      backward.push_back({all[i].w, contiguous(inputs[at]).data<float>()});
+    }
+    allocate(outputs[0]);
+    dispatch([backward, M = outputs[0].shape(0), K = outputs[0].shape(1),
+              dx = outputs[0].data<float>()] {
+      linear_backward(backward.data(), static_cast<int>(backward.size()), M, K, dx);
+    });
+  }
 };
 
 class Linear : public LinearBase {
  public:
   using LinearBase::LinearBase;
+
+  // The weights are constants.
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents,
+             const std::vector<int>& argnums, const Arrays& outputs) override {
+    const bool has_residual = primals.size() > 1 + arrays_of_weights();
+    const int residual = has_residual ? static_cast<int>(primals.size()) - 1 : 0;
+    bool by_kernel = runs_on_cpu();
+    for (const int argnum : argnums)
+      by_kernel = by_kernel && (argnum == 0 || argnum == residual);
+    if (!by_kernel) return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
+    Arrays gradients;
+    for (const int argnum : argnums)
+      gradients.push_back(argnum == 0 ? input_gradient(primals, cotangents)
+                                      : cotangents[0]);
+    return gradients;
+  }
+
+  mx::array input_gradient(const Arrays& primals, const Arrays& cotangents) const {
+    const auto weights_end =
+        primals.begin() + 1 + static_cast<std::ptrdiff_t>(arrays_of_weights());
+    Arrays inputs{cotangents[0]};
+    inputs.insert(inputs.end(), primals.begin() + 1, weights_end);
+    inputs.insert(inputs.end(), cotangents.begin() + 1, cotangents.end());
+    return mx::array(primals[0].shape(), mx::float32,
+                     std::make_shared<LinearBackward>("LinearBackward", fallback(),
+                                                      weights_, activation_),
+                     std::move(inputs));
+  }
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     const mx::array x = contiguous(inputs[0]);
@@ -74,20 +132,51 @@ class Linear : public LinearBase {
       linear(x, M, K, all.data(), static_cast<int>(all.size()), activation);
     });
   }
+};
 
- private:
-  std::size_t arrays_of_weights() const {
-    std::size_t n = 0;
-    for (const WeightSlots& w : weights_)
-      n += 1 + std::size_t{w.scales >= 0} + std::size_t{w.biases >= 0} +
-           std::size_t{w.bias >= 0};
-    return n;
+class SiluProductBackward : public FusedPrimitive {
+ public:
+  explicit SiluProductBackward(Fallback fallback)
+      : FusedPrimitive(fused_stream(), "SiluProductBackward", std::move(fallback)) {}
+
+  // Inputs: gate, up, the gradient by their product. Outputs: by gate and by up.
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    const mx::array g = contiguous(inputs[0]), u = contiguous(inputs[1]);
+    const mx::array dy = contiguous(inputs[2]);
+    for (mx::array& out : outputs) allocate(out);
+    dispatch([g = g.data<float>(), u = u.data<float>(), dy = dy.data<float>(),
+              dg = outputs[0].data<float>(), du = outputs[1].data<float>(),
+              n = static_cast<std::int64_t>(g.size())] {
+      silu_product_backward(g, u, dy, dg, du, n);
+    });
   }
 };
+
+Arrays silu_product_gradients(const mx::array& gate, const mx::array& up,
+                              const mx::array& dy, const Fallback& fallback) {
+  return mx::array::make_arrays({gate.shape(), up.shape()}, {mx::float32, mx::float32},
+                                std::make_shared<SiluProductBackward>(fallback),
+                                {gate, up, dy});
+}
 
 class Swiglu : public LinearBase {
  public:
   using LinearBase::LinearBase;
+
+  // The two products are made once more.
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents,
+             const std::vector<int>& argnums, const Arrays& outputs) override {
+    if (!runs_on_cpu() || argnums != std::vector<int>{0})
+      return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
+    const auto both =
+        std::make_shared<Linear>("LinearGroup", fallback(), weights_, activation_);
+    const mx::Shape shape = cotangents[0].shape();
+    const Arrays halves = mx::array::make_arrays(
+        {shape, shape}, {mx::float32, mx::float32}, both, primals);
+    return {both->input_gradient(
+        primals,
+        silu_product_gradients(halves[0], halves[1], cotangents[0], fallback()))};
+  }
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     const mx::array x = contiguous(inputs[0]);
@@ -103,6 +192,18 @@ class SiluProduct : public FusedPrimitive {
  public:
   explicit SiluProduct(Fallback fallback)
       : FusedPrimitive(fused_stream(), "SiluProduct", std::move(fallback)) {}
+
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents,
+             const std::vector<int>& argnums, const Arrays& outputs) override {
+    if (!runs_on_cpu())
+      return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
+    const Arrays both =
+        silu_product_gradients(primals[0], primals[1], cotangents[0], fallback());
+    Arrays wanted;
+    for (const int argnum : argnums)
+      wanted.push_back(both[static_cast<std::size_t>(argnum)]);
+    return wanted;
+  }
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     if (!donate(inputs[0], outputs[0])) allocate(outputs[0]);
