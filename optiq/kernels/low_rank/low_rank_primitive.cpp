@@ -10,6 +10,7 @@
 #include "optiq/kernels/fused_primitive.h"
 #include "optiq/kernels/linear/weight_primitive.h"
 #include "optiq/kernels/low_rank/low_rank.h"
+#include "optiq/kernels/low_rank/low_rank_backward.h"
 
 namespace optiq::kernels {
 namespace {
@@ -74,6 +75,36 @@ Arrays fallback_low_rank(const Arrays& in, const Layout& layout) {
   return {y};
 }
 
+// Inputs: x, a, b, the gradient by the result. Outputs: the gradients by x, a and b.
+class LowRankBackward : public FusedPrimitive {
+ public:
+  LowRankBackward(Fallback fallback, float scale)
+      : FusedPrimitive(fused_stream(), "LowRankBackward", std::move(fallback)),
+        scale_(scale) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    const auto data = [&](std::size_t i) { return contiguous(inputs[i]).data<float>(); };
+    for (mx::array& out : outputs) allocate(out);
+    LowRankBackwardArgs args{};
+    args.x = data(0);
+    args.a = data(1);
+    args.b = data(2);
+    args.dy = data(3);
+    args.dx = outputs[0].data<float>();
+    args.da = outputs[1].data<float>();
+    args.db = outputs[2].data<float>();
+    args.M = inputs[0].shape(0);
+    args.K = inputs[0].shape(1);
+    args.N = inputs[3].shape(1);
+    args.rank = inputs[1].shape(0);
+    args.scale = scale_;
+    dispatch([args] { low_rank_backward(args); });
+  }
+
+ private:
+  float scale_;
+};
+
 class LowRankNode : public FusedPrimitive {
  public:
   LowRankNode(Fallback fallback, Layout layout)
@@ -111,6 +142,30 @@ class LowRankNode : public FusedPrimitive {
     dispatch([args, rows, factors] {
       low_rank(args, rows->data(), static_cast<int>(rows->size()));
     });
+  }
+
+  // One adapter of floats for all rows, as in training: with a kernel.
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents,
+             const std::vector<int>& argnums, const Arrays& outputs) override {
+    const bool alone = layout_.factors.size() == 1 && layout_.parts.size() == 1 &&
+                       layout_.factors[0].gain < 0 && runs_on_cpu();
+    if (!alone || at(primals, layout_.factors[0].a).dtype() != mx::float32 ||
+        at(primals, layout_.factors[0].b).dtype() != mx::float32)
+      return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
+    const FactorSlots& f = layout_.factors[0];
+    const mx::array a = at(primals, f.a), b = at(primals, f.b);
+    const auto gradients = mx::array::make_arrays(
+        {primals[0].shape(), a.shape(), b.shape()},
+        {mx::float32, mx::float32, mx::float32},
+        std::make_shared<LowRankBackward>(fallback(), f.scale),
+        {primals[0], a, b, cotangents[0]});
+    Arrays wanted;
+    for (const int argnum : argnums)
+      wanted.push_back(argnum == 0     ? gradients[0]
+                       : argnum == f.a ? gradients[1]
+                       : argnum == f.b ? gradients[2]
+                                       : cotangents[0]);  // y and the residual
+    return wanted;
   }
 
  private:

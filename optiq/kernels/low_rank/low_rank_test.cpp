@@ -5,6 +5,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "optiq/kernels/guarded.h"
+#include "optiq/kernels/low_rank/low_rank_backward.h"
 #include "optiq/kernels/low_rank/low_rank_primitive.h"
 #include "optiq/kernels/testing.h"
 
@@ -173,6 +174,55 @@ TEST(LowRankPrimitive, AgreesWithPlainOperationsInValueAndGradient) {
   const auto plain = mx::grad(loss(true), all)(inputs);
   for (std::size_t i = 0; i < all.size(); ++i)
     EXPECT_TRUE(mx::allclose(ours[i], plain[i], 1e-3, 1e-3).item<bool>()) << i;
+}
+
+TEST(LowRankBackward, EveryTargetAgreesWithTheDefinition) {
+  for (const auto& [M, K, N, rank] : {std::array{1, 1, 1, 1}, {3, 37, 65, 5},
+                                      {100, 128, 96, 16}, {50, 300, 33, 40}}) {
+    const auto x = random_floats(size(M, K), 1), dy = random_floats(size(M, N), 2);
+    const auto a = random_floats(size(rank, K), 3), b = random_floats(size(rank, N), 4);
+    struct Out {
+      std::vector<float> dx, da, db;
+    };
+    const auto run = [&] {
+      Out out{std::vector<float>(size(M, K)), std::vector<float>(size(rank, K)),
+              std::vector<float>(size(rank, N))};
+      low_rank_backward({x.data(), dy.data(), a.data(), b.data(), out.dx.data(),
+                         out.da.data(), out.db.data(), M, K, N, rank, 0.5f});
+      return out;
+    };
+    force_simd_target(SimdTarget::kScalar);
+    const Out expected = run();
+    for_each_simd_target([&] {
+      const Out out = run();
+      // Two sums, one inside of the other.
+      const double tolerance = kFloatEpsilon * 40 * (K + N + M + rank) *
+                               std::sqrt(double(std::max(K, N)));
+      EXPECT_LE(max_abs_difference(out.dx, expected.dx), tolerance);
+      EXPECT_LE(max_abs_difference(out.da, expected.da), tolerance);
+      EXPECT_LE(max_abs_difference(out.db, expected.db), tolerance);
+    });
+  }
+}
+
+TEST(LowRankBackward, ThePrimitivesGradientIsThatOfPlainOperations) {
+  const std::vector<mx::array> in{array_of(1, 10, 16), array_of(2, 10, 24),
+                                  array_of(3, 4, 16), array_of(4, 4, 24),
+                                  array_of(5, 10, 24)};
+  const auto ours = [](const std::vector<mx::array>& x) {
+    const LowRank factors{x[2], x[3], 0.5f};
+    const LowRankPart parts[] = {{10, &factors}};
+    return mx::sum(mx::square(low_rank(x[0], x[1], parts, {x[4], std::nullopt})));
+  };
+  const auto plain = [](const std::vector<mx::array>& x) {
+    return mx::sum(mx::square(
+        x[1] + x[4] +
+        0.5f * mx::matmul(mx::matmul(x[0], mx::transpose(x[2])), x[3])));
+  };
+  const std::vector<int> all{0, 1, 2, 3, 4};
+  const auto g = mx::grad(ours, all)(in), p = mx::grad(plain, all)(in);
+  for (std::size_t i = 0; i < all.size(); ++i)
+    EXPECT_TRUE(mx::allclose(g[i], p[i], 1e-3, 1e-3).item<bool>()) << i;
 }
 
 TEST(LowRankPrimitive, RefusesMatricesThatDoNotFit) {

@@ -4,9 +4,40 @@
 #include "mlx/ops.h"
 #include "optiq/kernels/fused_primitive.h"
 #include "optiq/kernels/rms_norm/rms_norm.h"
+#include "optiq/kernels/rms_norm/rms_norm_backward.h"
 
 namespace optiq::kernels {
 namespace {
+
+// Inputs: x, weight, the gate if there is one, the gradient by y. Outputs: the gradients
+// by x and by the gate.
+class RmsNormBackward : public FusedPrimitive {
+ public:
+  RmsNormBackward(Fallback fallback, float eps)
+      : FusedPrimitive(fused_stream(), "RmsNormBackward", std::move(fallback)),
+        eps_(eps) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    const auto data = [&](std::size_t i) { return contiguous(inputs[i]).data<float>(); };
+    for (mx::array& out : outputs) allocate(out);
+    const bool gated = inputs.size() > 3;
+    RmsNormBackwardArgs args{};
+    args.forward.x = data(0);
+    args.forward.weight = data(1);
+    args.forward.gate = gated ? data(2) : nullptr;
+    args.forward.dim = inputs[0].shape(-1);
+    args.forward.rows =
+        static_cast<std::int64_t>(inputs[0].size()) / args.forward.dim;
+    args.forward.eps = eps_;
+    args.dy = data(inputs.size() - 1);
+    args.dx = outputs[0].data<float>();
+    args.dgate = gated ? outputs[1].data<float>() : nullptr;
+    dispatch([args] { rms_norm_backward(args); });
+  }
+
+ private:
+  float eps_;
+};
 
 class RmsNorm : public FusedPrimitive {
  public:
@@ -25,6 +56,25 @@ class RmsNorm : public FusedPrimitive {
     args.rows = static_cast<std::int64_t>(x.size()) / args.dim;
     args.eps = eps_;
     dispatch([args] { rms_norm(args); });
+  }
+
+  // The weight as a constant, with a kernel.
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents,
+             const std::vector<int>& argnums, const Arrays& outputs) override {
+    bool by_kernel = runs_on_cpu();
+    for (const int argnum : argnums) by_kernel = by_kernel && argnum != 1;
+    if (!by_kernel) return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
+    Arrays inputs = primals;
+    inputs.push_back(cotangents[0]);
+    std::vector<mx::Shape> shapes{primals[0].shape()};
+    if (primals.size() > 2) shapes.push_back(primals[2].shape());
+    const std::vector<mx::Dtype> types(shapes.size(), mx::float32);
+    const auto gradients = mx::array::make_arrays(
+        shapes, types, std::make_shared<RmsNormBackward>(fallback(), eps_),
+        std::move(inputs));
+    Arrays wanted;
+    for (const int argnum : argnums) wanted.push_back(gradients[argnum == 0 ? 0 : 1]);
+    return wanted;
   }
 
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
