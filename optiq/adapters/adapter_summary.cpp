@@ -50,9 +50,9 @@ AdapterSummary summarize(const std::filesystem::path& directory) {
   std::ranges::stable_sort(summary.modules, {}, [](const AdapterSummary::Module& m) {
     return layer_of(m.path);
   });
-  summary.rank =
-      std::ranges::max_element(counts, {}, [](const auto& c) { return c.second; })
-          ->first;
+  summary.rank = std::ranges::max_element(counts, {}, [](const auto& c) {
+                   return c.second;
+                 })->first;
   for (const auto& module : summary.modules)
     if (module.rank == summary.rank) summary.alpha = module.alpha;
   return summary;

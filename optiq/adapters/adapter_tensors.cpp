@@ -44,9 +44,9 @@ constexpr TensorKind kPeftKinds[] = {
     {".lora_magnitude_vector.default.weight", TensorKind::kMagnitude}};
 
 std::map<std::string, LayerTensors> find_layers(const Checkpoint& tensors,
-                                               const fs::path& file,
-                                               std::span<const TensorKind> kinds,
-                                               std::string_view prefix) {
+                                                const fs::path& file,
+                                                std::span<const TensorKind> kinds,
+                                                std::string_view prefix) {
   std::map<std::string, LayerTensors> layers;
   for (const std::string& name : tensors.names()) {
     const TensorKind* kind = nullptr;
@@ -55,8 +55,9 @@ std::map<std::string, LayerTensors> find_layers(const Checkpoint& tensors,
     if (!kind || !name.starts_with(prefix))
       fail(file, fmt::format("tensor {}: expected a LoRA matrix of a linear layer",
                              quote(name)));
-    const std::string path = name.substr(
-        prefix.size(), name.size() - prefix.size() - std::string_view(kind->end).size());
+    const std::string path =
+        name.substr(prefix.size(),
+                    name.size() - prefix.size() - std::string_view(kind->end).size());
     LayerTensors& layer = layers[path];
     std::string& place = kind->part == TensorKind::kA   ? layer.a
                          : kind->part == TensorKind::kB ? layer.b

@@ -29,8 +29,8 @@ std::vector<Row> rows_of(models::Model& model, const models::Adapter& adapter) {
   std::vector<Row> rows;
   for (const models::LinearModule* module : model.linears())
     if (const kernels::LowRank* factors = adapter.find(module->name))
-      rows.push_back({module, factors,
-                      module->name.substr(module->name.find('.', 7) + 1)});
+      rows.push_back(
+          {module, factors, module->name.substr(module->name.find('.', 7) + 1)});
   return rows;
 }
 
@@ -55,8 +55,8 @@ struct Tensor {
 void write_tensors(const fs::path& file, const std::vector<Tensor>& tensors) {
   std::vector<checkpoint::TensorEntry> entries;
   for (const Tensor& t : tensors)
-    entries.push_back({t.name, DataType::kF32, {t.value.shape().begin(),
-                                                t.value.shape().end()}});
+    entries.push_back(
+        {t.name, DataType::kF32, {t.value.shape().begin(), t.value.shape().end()}});
   checkpoint::SafetensorsWriter writer(file, entries, {{"format", "pt"}});
   for (const Tensor& t : tensors) {
     const mx::array flat = mx::contiguous(mx::astype(t.value, mx::float32));
@@ -78,10 +78,9 @@ std::vector<Tensor> mlx_tensors(const models::Model& model,
   std::vector<Tensor> tensors;
   for (const Row& row : rows) {
     const std::string path = path_for(model, *row.module, true);
-    tensors.push_back(
-        {path + ".lora_a", mx::transpose(padded(row.factors->a, rank))});
-    tensors.push_back({path + ".lora_b", padded(row.factors->b, rank) *
-                                             (row.factors->scale / scale)});
+    tensors.push_back({path + ".lora_a", mx::transpose(padded(row.factors->a, rank))});
+    tensors.push_back({path + ".lora_b",
+                       padded(row.factors->b, rank) * (row.factors->scale / scale)});
     if (const auto at = files.magnitudes.find(row.module->name);
         at != files.magnitudes.end())
       tensors.push_back({path + ".m", at->second});
@@ -183,9 +182,8 @@ Json config_of(models::Model& model, const std::vector<Row>& rows,
   config["inference_mode"] = true;
   config["init_lora_weights"] = true;
   config["modules_to_save"] = nullptr;
-  config["optiq"] = {
-      {"rank_scaling", files.settings.value("rank_scaling", "constant")},
-      {"applied_ranks", applied}};
+  config["optiq"] = {{"rank_scaling", files.settings.value("rank_scaling", "constant")},
+                     {"applied_ranks", applied}};
   return config;
 }
 

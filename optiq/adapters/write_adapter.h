@@ -13,7 +13,7 @@ namespace optiq::adapters {
 namespace mx = mlx::core;
 
 struct AdapterFiles {
-  const models::Adapter* adapter = nullptr;  // its gains are not written
+  const models::Adapter* adapter = nullptr;       // its gains are not written
   std::map<std::string, mx::array> magnitudes{};  // of DoRA, by module; [N] each
   std::string base_model;                         // what it was trained on
   double dropout = 0;

@@ -120,8 +120,8 @@ std::int64_t fuse_adapter(const fs::path& source, models::Model& model,
         entries.push_back({module->path + ".biases", type_of(*w.biases), {N, groups}});
     }
     const fs::path target = directory.path() / file.filename();
-    checkpoint::SafetensorsWriter writer(
-        target, entries, {{"format", checkpoint.format()}});
+    checkpoint::SafetensorsWriter writer(target, entries,
+                                         {{"format", checkpoint.format()}});
     for (const std::string& name : copied) {
       throw_if_interrupted();
       writer.write(name, checkpoint.mapped_bytes(name));
@@ -133,9 +133,9 @@ std::int64_t fuse_adapter(const fs::path& source, models::Model& model,
            changed(*module, *adapter.find(module->name), options.requantize)) {
         const mx::array rows = mx::contiguous(tensor.value);
         mx::eval(rows);
-        writer.write(tensor.name,
-                     {reinterpret_cast<const std::byte*>(rows.data<char>()),
-                      rows.nbytes()});
+        writer.write(
+            tensor.name,
+            {reinterpret_cast<const std::byte*>(rows.data<char>()), rows.nbytes()});
       }
     }
     writer.finish();

@@ -26,10 +26,8 @@ AdamW::AdamW(const std::vector<mx::array>& values, const AdamWOptions& options)
 void AdamW::step(std::vector<mx::array>& values,
                  const std::vector<mx::array>& gradients, double learning_rate) {
   ++steps_;
-  const auto correct1 =
-      static_cast<float>(1 / (1 - std::pow(options_.beta1, steps_)));
-  const auto correct2 =
-      static_cast<float>(1 / (1 - std::pow(options_.beta2, steps_)));
+  const auto correct1 = static_cast<float>(1 / (1 - std::pow(options_.beta1, steps_)));
+  const auto correct2 = static_cast<float>(1 / (1 - std::pow(options_.beta2, steps_)));
   const auto b1 = static_cast<float>(options_.beta1);
   const auto b2 = static_cast<float>(options_.beta2);
   const auto epsilon = static_cast<float>(options_.epsilon);

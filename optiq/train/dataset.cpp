@@ -121,8 +121,7 @@ class Reader {
 
   Example completion(const Json& line) const {
     for (const char* key : {"prompt", "completion"})
-      if (!line[key].is_string())
-        throw BadLine(std::string(key) + ": expected a text");
+      if (!line[key].is_string()) throw BadLine(std::string(key) + ": expected a text");
     return chat(Json::array({{{"role", "user"}, {"content", line["prompt"]}},
                              {{"role", "assistant"}, {"content", line["completion"]}}}),
                 line.value("tools", Json()));
@@ -189,8 +188,7 @@ std::vector<Example> read_examples(const fs::path& file, const LoadedModel& mode
     log_warning("{}: {} lines have nothing to learn and are left out", file.string(),
                 empty);
   if (examples.empty())
-    throw CheckpointError(file.string() +
-                          ": expected lines to learn from, found none");
+    throw CheckpointError(file.string() + ": expected lines to learn from, found none");
   return examples;
 }
 

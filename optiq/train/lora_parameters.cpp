@@ -28,8 +28,7 @@ LoraParameters::LoraParameters(std::vector<LoraModule> modules,
   for (const LoraModule& m : modules_) {
     const auto& w = m.module->weight;
     const int K = w.input_dim(), N = w.output_dim();
-    values_.push_back(
-        uniform(m.rank, K, 1 / std::sqrt(static_cast<float>(K)), random));
+    values_.push_back(uniform(m.rank, K, 1 / std::sqrt(static_cast<float>(K)), random));
     values_.push_back(mx::zeros({m.rank, N}));
     if (!options.dora) continue;
     squares_.push_back(adapters::squared_row_norms(w));

@@ -50,7 +50,8 @@ std::vector<const models::LinearModule*> chosen_modules(models::Model& model,
 
 // The stored divergence of each matrix at the bits that it has, by module path.
 std::unordered_map<std::string, double> stored_divergences(
-    const fs::path& directory, const std::vector<const models::LinearModule*>& modules) {
+    const fs::path& directory,
+    const std::vector<const models::LinearModule*>& modules) {
   const fs::path file = directory / "optiq/sensitivity.json";
   std::unordered_map<std::string, double> found;
   std::error_code ignored;
@@ -117,9 +118,9 @@ std::vector<LoraModule> plan_lora(LoadedModel& model,
   const auto modules = chosen_modules(*model.model, options);
   std::vector<RankedLayer> layers;
   for (const models::LinearModule* module : modules)
-    layers.push_back(
-        {module->name, module->weight.input_dim(), module->weight.output_dim(),
-         module->weight.quantized() ? module->weight.spec.bits : 16});
+    layers.push_back({module->name, module->weight.input_dim(),
+                      module->weight.output_dim(),
+                      module->weight.quantized() ? module->weight.spec.bits : 16});
   if (options.ranks.scaling == RankScaling::kByKl) {
     const auto stored = stored_divergences(model.directory, modules);
     for (std::size_t i = 0; i < modules.size(); ++i)
@@ -136,8 +137,8 @@ std::vector<LoraModule> plan_lora(LoadedModel& model,
   std::vector<LoraModule> plan;
   for (std::size_t i = 0; i < modules.size(); ++i)
     plan.push_back({modules[i], ranks[i],
-                    static_cast<float>(options.rslora ? scale * std::sqrt(base / ranks[i])
-                                                      : scale)});
+                    static_cast<float>(
+                        options.rslora ? scale * std::sqrt(base / ranks[i]) : scale)});
   return plan;
 }
 

@@ -65,16 +65,18 @@ mx::array Objective::traced(const Rows& rows, const LoraParameters& parameters,
                             const std::vector<mx::array>& values) {
   if (!options_.checkpoint)
     return hidden(rows, parameters.adapter(values, dropout_step));
+  // Layers are run again for their gradients, when this has returned.
   const models::Batch base = models::uncached_batch(rows.lengths, options_.activation);
   mx::array x = model_.embed(rows.array());
   for (int i = 0; i < model_.n_layers(); ++i) {
-    const auto layer = mx::checkpoint([&, i](const std::vector<mx::array>& in) {
-      models::Batch batch = base;
-      batch.adapters.assign(
-          rows.lengths.size(),
-          parameters.adapter({in.begin() + 1, in.end()}, dropout_step));
-      return std::vector<mx::array>{model_.layer(i, in[0], batch)};
-    });
+    const auto layer = mx::checkpoint(
+        [this, &parameters, base, dropout_step, i](const std::vector<mx::array>& in) {
+          models::Batch batch = base;
+          batch.adapters.assign(
+              base.segments.size(),
+              parameters.adapter({in.begin() + 1, in.end()}, dropout_step));
+          return std::vector<mx::array>{model_.layer(i, in[0], batch)};
+        });
     std::vector<mx::array> in{x};
     in.insert(in.end(), values.begin(), values.end());
     x = layer(in)[0];
@@ -120,13 +122,13 @@ Loss Objective::head(const Rows& rows, const mx::array& hidden, float* gradient)
     mx::array x = mx::zeros({count, width});
     mx::eval(x);
     for (int i = 0; i < count; ++i)
-      std::memcpy(x.data<float>() + static_cast<std::ptrdiff_t>(i) * width,
-                  hidden.data<float>() +
-                      static_cast<std::ptrdiff_t>(rows.learnt[std::size_t(begin + i)]) *
-                          width,
-                  row_bytes);
-    mx::array logits = kernels::linear(x, model_.output().weight,
-                                       {options_.activation, std::nullopt});
+      std::memcpy(
+          x.data<float>() + static_cast<std::ptrdiff_t>(i) * width,
+          hidden.data<float>() +
+              static_cast<std::ptrdiff_t>(rows.learnt[std::size_t(begin + i)]) * width,
+          row_bytes);
+    mx::array logits =
+        kernels::linear(x, model_.output().weight, {options_.activation, std::nullopt});
     mx::eval(logits);
     kernels::cross_entropy({logits.data<float>(), rows.targets.data() + begin,
                             weights.data(), losses.data(), count, vocab,
@@ -137,11 +139,10 @@ Loss Objective::head(const Rows& rows, const mx::array& hidden, float* gradient)
     const mx::array back = back_through_head(logits);
     mx::eval(back);
     for (int i = 0; i < count; ++i)
-      std::memcpy(gradient + static_cast<std::ptrdiff_t>(
-                                 rows.learnt[std::size_t(begin + i)]) *
-                                 width,
-                  back.data<float>() + static_cast<std::ptrdiff_t>(i) * width,
-                  row_bytes);
+      std::memcpy(
+          gradient +
+              static_cast<std::ptrdiff_t>(rows.learnt[std::size_t(begin + i)]) * width,
+          back.data<float>() + static_cast<std::ptrdiff_t>(i) * width, row_bytes);
   }
   return total;
 }

@@ -24,7 +24,8 @@ struct Loss {
 
 struct ObjectiveOptions {
   kernels::Activation activation = kernels::Activation::kInt8;
-  bool checkpoint = false;  // a layer's inner values are computed again for its gradient
+  bool checkpoint =
+      false;  // a layer's inner values are computed again for its gradient
 };
 
 /// Sequences of a batch lie end to end, without padding. Logits are made for the tokens
@@ -40,7 +41,8 @@ class Objective {
   /// The loss under an adapter (null: the base).
   Loss loss(std::span<const Example* const> batch, const models::AdapterPtr& adapter);
 
-  /// The loss, and the gradient of its mean by each of the parameters' values, evaluated.
+  /// The loss, and the gradient of its mean by each of the parameters' values,
+  /// evaluated.
   Loss gradients(std::span<const Example* const> batch,
                  const LoraParameters& parameters, std::uint64_t dropout_step,
                  std::vector<mx::array>& gradients);

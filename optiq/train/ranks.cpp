@@ -87,9 +87,8 @@ std::vector<int> ranks_within(const std::vector<RankedLayer>& layers,
   std::vector<int> ranks = ranks_at(low);
   std::vector<std::size_t> order(layers.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, std::greater{}, [&](std::size_t i) {
-    return low * weights[i] - ranks[i];
-  });
+  std::ranges::stable_sort(order, std::greater{},
+                           [&](std::size_t i) { return low * weights[i] - ranks[i]; });
   std::int64_t left = budget - cost(ranks);
   for (const std::size_t i : order)
     if (ranks[i] < most && layers[i].parameters(1) <= left) {

@@ -39,7 +39,8 @@ class Draw {
       order_.resize(n_);
       std::iota(order_.begin(), order_.end(), std::size_t{0});
       std::mt19937_64 random(seed_ ^ (0x9e3779b97f4a7c15u * (pass + 1)));
-      for (std::size_t i = n_; i > 1; --i) std::swap(order_[i - 1], order_[random() % i]);
+      for (std::size_t i = n_; i > 1; --i)
+        std::swap(order_[i - 1], order_[random() % i]);
     }
     return order_[position % n_];
   }
@@ -181,7 +182,8 @@ class Run {
         sum = std::move(gradients);
       } else {
         for (std::size_t i = 0; i < gradients.size(); ++i) {
-          const mx::array share = gradients[i] / static_cast<float>(options_.accumulate);
+          const mx::array share =
+              gradients[i] / static_cast<float>(options_.accumulate);
           if (k == 0)
             sum.push_back(share);
           else
@@ -229,10 +231,10 @@ class Run {
     if (report_loss_.tokens > 0) report();  // a state begins with a new report
     AtomicDirectory directory(options_.output, "adapter_config.json");
     const auto adapter = parameters_.adapter(values);
-    adapters::write_adapter(directory.path(), *model_.model,
-                            {adapter.get(), parameters_.magnitudes(),
-                             options_.base_model, options_.lora.dropout,
-                             settings_of(options_, result_)});
+    adapters::write_adapter(
+        directory.path(), *model_.model,
+        {adapter.get(), parameters_.magnitudes(), options_.base_model,
+         options_.lora.dropout, settings_of(options_, result_)});
     fs::create_directory(directory.path() / kStateDirectory);
     TrainingState state{.about = {{"identity", identity_},
                                   {"steps", result_.steps},
@@ -273,8 +275,8 @@ class Run {
       adamw_.restore(std::move(state.first), std::move(state.second),
                      about.at("optimizer_steps").get<int>());
     } catch (const Json::exception& error) {
-      throw CheckpointError(file.string() + ": expected the state of a training run: " +
-                            error.what());
+      throw CheckpointError(file.string() +
+                            ": expected the state of a training run: " + error.what());
     }
     parameters_.values() = std::move(state.values);
     best_ = std::move(state.best);

@@ -55,11 +55,11 @@ struct Report {
 
 struct TrainResult {
   std::int64_t parameters = 0;
-  std::map<std::string, int> ranks;  // by module path
+  std::map<std::string, int> ranks;                          // by module path
   std::vector<std::pair<int, double>> train_loss, val_loss;  // by step
   std::optional<double> test_loss;
-  int steps = 0;       // done, those before a resume counted
-  int best_step = 0;   // of the adapter that is kept
+  int steps = 0;      // done, those before a resume counted
+  int best_step = 0;  // of the adapter that is kept
   bool stopped_early = false;
   double tokens_per_s = 0;  // over all steps of this run, evaluation left out
 };
@@ -75,7 +75,8 @@ struct TrainListener {
 /// what a later run needs to go on; an interrupt saves too.
 ///
 /// Throws    std::invalid_argument for options that fit neither the model nor each
-///           other; CheckpointError for a state that cannot be gone on from; Interrupted
+///           other; CheckpointError for a state that cannot be gone on from;
+///           Interrupted
 TrainResult train(LoadedModel& model, const std::vector<Example>& training,
                   const std::vector<Example>& validation,
                   const std::vector<Example>& test, const TrainOptions& options,

@@ -54,8 +54,8 @@ TrainingState read_state(const fs::path& directory,
     if (prefix == "best/" && !has_best) return;
     for (std::size_t i = 0; i < names.size(); ++i) {
       const mx::array stored = tensors.require(
-          prefix + names[i],
-          std::vector<std::int64_t>(values[i].shape().begin(), values[i].shape().end()));
+          prefix + names[i], std::vector<std::int64_t>(values[i].shape().begin(),
+                                                       values[i].shape().end()));
       // A copy of its own: moments are changed in place.
       group.push_back(mx::array(stored.data<float>(), stored.shape()));
     }

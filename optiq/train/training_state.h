@@ -14,7 +14,7 @@ namespace mx = mlx::core;
 struct TrainingState {
   nlohmann::json about;  // steps, losses, and the options that must be the same
   std::vector<mx::array> values, first, second;  // the parameters and AdamW's moments
-  std::vector<mx::array> best;                   // values of the best evaluation, if any
+  std::vector<mx::array> best;  // values of the best evaluation, if any
 };
 
 /// Writes state.json and state.safetensors into a directory that exists. `names` are

@@ -46,18 +46,18 @@ void attention_backward_item(const AttentionBackwardArgs& args,
   if (T == 0) return;
   const int group = H / Hk, Tp = rounded(T), Dp = rounded(D);
   scratch += (64 - (std::uintptr_t)scratch % 64) / 4;
-  float* k_rows = scratch;                                // [T, Dp]
-  float* v_rows = k_rows + (std::int64_t)Tp * Dp;         // [T, Dp]
-  float* k_columns = v_rows + (std::int64_t)Tp * Dp;      // [D, Tp]
-  float* v_columns = k_columns + (std::int64_t)D * Tp;    // [D, Tp]
-  float* dk = v_columns + (std::int64_t)D * Tp;           // [T, Dp]
-  float* dv = dk + (std::int64_t)Tp * Dp;                 // [T, Dp]
-  float* p = dv + (std::int64_t)Tp * Dp;                  // [kRows, Tp]
-  float* dp = p + (std::int64_t)kRows * Tp;               // [kRows, Tp]
-  float* q = dp + (std::int64_t)kRows * Tp;               // [kRows, Dp]
-  float* d_o = q + (std::int64_t)kRows * Dp;              // [kRows, Dp]
-  float* o = d_o + (std::int64_t)kRows * Dp;              // [kRows, Dp]
-  float* dq = o + (std::int64_t)kRows * Dp;               // [kRows, Dp]
+  float* k_rows = scratch;                              // [T, Dp]
+  float* v_rows = k_rows + (std::int64_t)Tp * Dp;       // [T, Dp]
+  float* k_columns = v_rows + (std::int64_t)Tp * Dp;    // [D, Tp]
+  float* v_columns = k_columns + (std::int64_t)D * Tp;  // [D, Tp]
+  float* dk = v_columns + (std::int64_t)D * Tp;         // [T, Dp]
+  float* dv = dk + (std::int64_t)Tp * Dp;               // [T, Dp]
+  float* p = dv + (std::int64_t)Tp * Dp;                // [kRows, Tp]
+  float* dp = p + (std::int64_t)kRows * Tp;             // [kRows, Tp]
+  float* q = dp + (std::int64_t)kRows * Tp;             // [kRows, Dp]
+  float* d_o = q + (std::int64_t)kRows * Dp;            // [kRows, Dp]
+  float* o = d_o + (std::int64_t)kRows * Dp;            // [kRows, Dp]
+  float* dq = o + (std::int64_t)kRows * Dp;             // [kRows, Dp]
   clear(k_rows, 2 * (std::int64_t)Tp * Dp + 2 * (std::int64_t)D * Tp);
   clear(q, 4 * (std::int64_t)kRows * Dp);
   for (int t = 0; t < T; ++t) {
@@ -94,8 +94,8 @@ void attention_backward_item(const AttentionBackwardArgs& args,
         weights_of(p + r * Tp, begin < 0 ? 0 : begin, end, width, args.scale);
       }
       if (args.gate) {
-        multiply({p, Tp, 1, v_rows + (std::int64_t)low * Dp, Dp, o, Dp, n, D, width,
-                  true});
+        multiply(
+            {p, Tp, 1, v_rows + (std::int64_t)low * Dp, Dp, o, Dp, n, D, width, true});
         for (int r = 0; r < n; ++r)
           for (int i = 0; i < D; ++i) {
             const std::int64_t at = query(r) + i;
@@ -106,7 +106,8 @@ void attention_backward_item(const AttentionBackwardArgs& args,
           }
       }
       multiply({d_o, Dp, 1, v_columns + low, Tp, dp, Tp, n, width, D, true});
-      multiply({p, 1, Tp, d_o, Dp, dv + (std::int64_t)low * Dp, Dp, width, D, n, false});
+      multiply(
+          {p, 1, Tp, d_o, Dp, dv + (std::int64_t)low * Dp, Dp, width, D, n, false});
       for (int r = 0; r < n; ++r) {
         float *weights = p + r * Tp, *gradients = dp + r * Tp;
         float along = 0;
@@ -114,8 +115,8 @@ void attention_backward_item(const AttentionBackwardArgs& args,
         for (int j = 0; j < width; ++j)
           gradients[j] = weights[j] * (gradients[j] - along) * args.scale;
       }
-      multiply({dp, Tp, 1, k_rows + (std::int64_t)low * Dp, Dp, dq, Dp, n, D, width,
-                true});
+      multiply(
+          {dp, Tp, 1, k_rows + (std::int64_t)low * Dp, Dp, dq, Dp, n, D, width, true});
       multiply({dp, 1, Tp, q, Dp, dk + (std::int64_t)low * Dp, Dp, width, D, n, false});
       for (int r = 0; r < n; ++r)
         __builtin_memcpy(args.dq + query(r), dq + r * Dp,

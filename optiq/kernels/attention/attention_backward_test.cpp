@@ -40,10 +40,11 @@ Gradients run(const Case& c, std::uint32_t seed) {
 }
 
 TEST(AttentionBackward, EveryTargetAgreesWithTheDefinition) {
-  for (const Case& c :
-       {Case{1, 1, 1, {1}, 0, true, false}, {4, 2, 24, {5, 0, 70}, 0, true, true},
-        {6, 2, 64, {33, 100}, 20, true, false}, {2, 1, 40, {19}, 0, false, true},
-        {2, 2, 128, {65}, 7, true, true}}) {
+  for (const Case& c : {Case{1, 1, 1, {1}, 0, true, false},
+                        {4, 2, 24, {5, 0, 70}, 0, true, true},
+                        {6, 2, 64, {33, 100}, 20, true, false},
+                        {2, 1, 40, {19}, 0, false, true},
+                        {2, 2, 128, {65}, 7, true, true}}) {
     force_simd_target(SimdTarget::kScalar);
     const Gradients expected = run(c, 1);
     for_each_simd_target([&] {
@@ -74,8 +75,8 @@ TEST(AttentionBackward, ThePrimitivesGradientIsThatOfPlainOperations) {
     };
     const auto one = [&](const std::vector<mx::array>& in, int begin, int end) {
       const auto rows = [&](const mx::array& x) {
-        return mx::transpose(
-            mx::slice(x, {begin, 0, 0}, {end, x.shape(1), 16}), {1, 0, 2});
+        return mx::transpose(mx::slice(x, {begin, 0, 0}, {end, x.shape(1), 16}),
+                             {1, 0, 2});
       };
       const mx::array q = rows(in[0]), k = mx::repeat(rows(in[1]), 2, 0),
                       v = mx::repeat(rows(in[2]), 2, 0);
@@ -85,8 +86,8 @@ TEST(AttentionBackward, ThePrimitivesGradientIsThatOfPlainOperations) {
           mx::softmax(mx::where(seen > mx::array(0.0f), s, mx::array(-1e30f)), -1), v);
     };
     const auto plain = [&](const std::vector<mx::array>& in) {
-      mx::array y = mx::transpose(
-          mx::concatenate({one(in, 0, 37), one(in, 37, 42)}, 1), {1, 0, 2});
+      mx::array y = mx::transpose(mx::concatenate({one(in, 0, 37), one(in, 37, 42)}, 1),
+                                  {1, 0, 2});
       if (gated) y = y * mx::sigmoid(in[3]);
       return mx::sum(mx::square(y));
     };

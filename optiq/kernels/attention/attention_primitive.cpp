@@ -91,7 +91,9 @@ class AttentionBackward : public FusedPrimitive {
         settings_(std::move(settings)) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    const auto data = [&](std::size_t i) { return contiguous(inputs[i]).data<float>(); };
+    const auto data = [&](std::size_t i) {
+      return contiguous(inputs[i]).data<float>();
+    };
     for (mx::array& out : outputs) allocate(out);
     const bool gated = inputs.size() > 4;
     AttentionBackwardArgs args{};

@@ -30,7 +30,8 @@ void cross_entropy_rows(const CrossEntropyArgs& a, std::int64_t begin,
     Vec s0{}, s1{};
     int i = 0;
     for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-      const Vec e0 = exp(load(x + i) - largest), e1 = exp(load(x + i + kLanes) - largest);
+      const Vec e0 = exp(load(x + i) - largest),
+                e1 = exp(load(x + i + kLanes) - largest);
       s0 += e0;
       s1 += e1;
       if (a.gradient) {

@@ -17,8 +17,8 @@ TEST(CrossEntropy, EveryTargetAgreesWithTheDefinition) {
     for (int r = 0; r < rows; ++r) targets.push_back(r * 37 % vocab);
     auto expected = logits;
     std::vector<float> expected_losses(rows);
-    CrossEntropyArgs args{expected.data(), targets.data(), weights.data(),
-                          expected_losses.data(), rows, vocab};
+    CrossEntropyArgs args{expected.data(),        targets.data(), weights.data(),
+                          expected_losses.data(), rows,           vocab};
     ref::cross_entropy_rows(args, 0, rows);
     for_each_simd_target([&] {
       auto given = guarded(logits);

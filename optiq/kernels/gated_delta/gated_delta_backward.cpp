@@ -35,8 +35,7 @@ void through_length(const float* x, const float* const* dy, int n_heads,
 
 std::size_t gated_delta_backward_scratch(const GatedDeltaArgs& args, int tokens) {
   const auto n = static_cast<std::size_t>(tokens);
-  const std::size_t block =
-      static_cast<std::size_t>(args.key_dim) * kGatedDeltaColumns;
+  const std::size_t block = static_cast<std::size_t>(args.key_dim) * kGatedDeltaColumns;
   const std::size_t kept = n / kGatedDeltaKept + 1;
   // Keys and queries, decays and betas with their gradients; states kept, of one run of
   // tokens, and the gradient; u and v - r of that run; a cache line to align.
@@ -50,8 +49,8 @@ void gated_delta_backward(const GatedDeltaBackwardArgs& args) {
   const GatedDeltaArgs& f = args.forward;
   const int Hv = f.n_value_heads, Hk = f.n_key_heads, Dk = f.key_dim;
   // By q and k, for each value head that reads them.
-  std::vector<std::vector<float>> d_qk(
-      static_cast<std::size_t>(f.n_segments) * static_cast<std::size_t>(Hv));
+  std::vector<std::vector<float>> d_qk(static_cast<std::size_t>(f.n_segments) *
+                                       static_cast<std::size_t>(Hv));
   parallel_for(d_qk.size(), [&](std::size_t i) {
     const GatedDeltaSegment* segment = f.segments + i / static_cast<std::size_t>(Hv);
     const auto tokens = static_cast<std::size_t>(segment->tokens);
@@ -60,13 +59,13 @@ void gated_delta_backward(const GatedDeltaBackwardArgs& args) {
     scratch.resize(
         std::max(scratch.size(), gated_delta_backward_scratch(f, segment->tokens)));
     run(args,
-        {segment, args.d_states ? args.d_states[i / static_cast<std::size_t>(Hv)] : nullptr,
+        {segment,
+         args.d_states ? args.d_states[i / static_cast<std::size_t>(Hv)] : nullptr,
          static_cast<int>(i % static_cast<std::size_t>(Hv)), d_qk[i].data()},
         scratch.data());
   });
   const int group = Hv / Hk;
-  const std::int64_t width =
-      2 * std::int64_t{Hk} * Dk + std::int64_t{Hv} * f.value_dim;
+  const std::int64_t width = 2 * std::int64_t{Hk} * Dk + std::int64_t{Hv} * f.value_dim;
   for (int s = 0; s < f.n_segments; ++s) {
     const GatedDeltaSegment& segment = f.segments[s];
     parallel_ranges(

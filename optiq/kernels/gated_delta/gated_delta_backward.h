@@ -8,7 +8,8 @@ namespace optiq::kernels {
 
 /// One call of gated_delta_backward.
 ///
-/// Shapes    d_o [T, Hv Dv]; d_states: one [Hv, Dk, Dv] a segment; d_qkv [T, 2 Hk Dk + Hv Dv]; d_a, d_b [T, Hv]; rows one
+/// Shapes    d_o [T, Hv Dv]; d_states: one [Hv, Dk, Dv] a segment; d_qkv [T, 2 Hk Dk +
+/// Hv Dv]; d_a, d_b [T, Hv]; rows one
 ///           after another
 struct GatedDeltaBackwardArgs {
   GatedDeltaArgs forward;  // its inputs; o and state_out are not used
@@ -26,8 +27,8 @@ struct GatedDeltaBackwardArgs {
 /// Cost      about four times gated_delta by single steps. States are kept every
 ///           sixteen tokens and computed again in between.
 ///
-/// With S' = exp(g) S_{t-1}, r = k^T S', u = beta (v - r), S_t = S' + k u^T, o = S_t^T q
-/// and D the gradient by S_t, from the future:
+/// With S' = exp(g) S_{t-1}, r = k^T S', u = beta (v - r), S_t = S' + k u^T, o = S_t^T
+/// q and D the gradient by S_t, from the future:
 ///   D += q do^T,  dq = S_t do,  du = D^T k,  dk = D u,
 ///   dbeta = du (v - r),  dv = beta du,  D' = D - k dv^T,  dk -= S' dv,
 ///   dg = <D', S'>,  and for t - 1:  D = exp(g) D'.
@@ -37,8 +38,8 @@ void gated_delta_backward(const GatedDeltaBackwardArgs& args);
 struct GatedDeltaBackwardItem {
   const GatedDeltaSegment* segment;
   const float* d_state;  // null: zero
-  int head;     // value head
-  float* d_qk;  // [tokens, 2 Dk]: by q and k as they meet the state, scaled
+  int head;              // value head
+  float* d_qk;           // [tokens, 2 Dk]: by q and k as they meet the state, scaled
 };
 
 /// States are kept at every one of so many tokens.

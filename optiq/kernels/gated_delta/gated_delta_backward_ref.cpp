@@ -31,8 +31,9 @@ void gated_delta_backward_item(const GatedDeltaBackwardArgs& args,
   std::vector<Doubles> states{Doubles(index(Dk * Dv))}, q, k, u, miss;
   Doubles decay, beta, slope;
   for (std::size_t i = 0; i < states[0].size(); ++i)
-    states[0][i] = item.segment->state_in[std::int64_t{h} * Dk * Dv +
-                                          static_cast<std::int64_t>(i)];
+    states[0][i] =
+        item.segment
+            ->state_in[std::int64_t{h} * Dk * Dv + static_cast<std::int64_t>(i)];
   for (int t = 0; t < T; ++t) {
     const std::int64_t row = item.segment->row + t;
     const float* x = f.qkv + row * f.qkv_stride;
@@ -42,8 +43,7 @@ void gated_delta_backward_item(const GatedDeltaBackwardArgs& args,
     const double rate = std::exp(static_cast<double>(f.a_log[h]));
     decay.push_back(std::exp(-rate * (z > 20 ? z : std::log1p(std::exp(z)))));
     slope.push_back(-rate / (1 + std::exp(-z)));  // of g by a
-    beta.push_back(
-        1 / (1 + std::exp(-static_cast<double>(f.b[row * f.b_stride + h]))));
+    beta.push_back(1 / (1 + std::exp(-static_cast<double>(f.b[row * f.b_stride + h]))));
     Doubles S = states.back(), e(index(Dv)), w(index(Dv));
     for (double& value : S) value *= decay.back();
     for (int c = 0; c < Dv; ++c) {
@@ -81,7 +81,8 @@ void gated_delta_backward_item(const GatedDeltaBackwardArgs& args,
       for (int i = 0; i < Dk; ++i) du += D[at(i, c)] * k[n][index(i)];
       d_beta += du * miss[n][index(c)];
       dv[index(c)] = beta[n] * du;
-      args.d_qkv[row * width + 2 * keys + h * Dv + c] = static_cast<float>(dv[index(c)]);
+      args.d_qkv[row * width + 2 * keys + h * Dv + c] =
+          static_cast<float>(dv[index(c)]);
     }
     for (int i = 0; i < Dk; ++i) {
       double dk = 0;

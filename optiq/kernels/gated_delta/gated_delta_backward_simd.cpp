@@ -145,7 +145,8 @@ void gated_delta_backward_item(const GatedDeltaBackwardArgs& args,
         const float* before = t == first ? start : run_states + (t - first) * block;
         const float* after = run_states + (t - first + 1) * block;
         const float *q = queries + t * Dk, *k = keys + t * Dk;
-        const float* o_gradient = args.d_o + (row * f.n_value_heads + item.head) * Dv + c0;
+        const float* o_gradient =
+            args.d_o + (row * f.n_value_heads + item.head) * Dv + c0;
         const Row d_o = n == kColumns ? load_row(o_gradient) : load_some(o_gradient, n);
         float* d_q = item.d_qk + (std::int64_t)t * 2 * Dk;
         float* d_k = d_q + Dk;

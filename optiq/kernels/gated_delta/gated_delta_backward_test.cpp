@@ -22,14 +22,26 @@ Gradients run(GatedDeltaProblem& p, const std::vector<float>& d_o) {
   std::vector<GatedDeltaSegment> segments;
   std::int64_t row = 0;
   for (std::size_t i = 0; i < p.tokens.size(); ++i) {
-    segments.push_back({row, p.tokens[i], p.states.data() + i * p.state_size(), nullptr});
+    segments.push_back(
+        {row, p.tokens[i], p.states.data() + i * p.state_size(), nullptr});
     row += p.tokens[i];
   }
   GatedDeltaBackwardArgs args{};
-  args.forward = {p.qkv.data(), p.a.data(), p.b.data(), p.qkv_stride(),
-                  p.Hv + p.kGap, p.Hv + p.kGap, p.a_log.data(), p.dt_bias.data(),
-                  nullptr, segments.data(), static_cast<int>(segments.size()), p.Hk,
-                  p.Hv, p.Dk, p.Dv};
+  args.forward = {p.qkv.data(),
+                  p.a.data(),
+                  p.b.data(),
+                  p.qkv_stride(),
+                  p.Hv + p.kGap,
+                  p.Hv + p.kGap,
+                  p.a_log.data(),
+                  p.dt_bias.data(),
+                  nullptr,
+                  segments.data(),
+                  static_cast<int>(segments.size()),
+                  p.Hk,
+                  p.Hv,
+                  p.Dk,
+                  p.Dv};
   const auto T = static_cast<std::size_t>(p.T), heads = static_cast<std::size_t>(p.Hv);
   Gradients g{std::vector<float>(T * static_cast<std::size_t>(p.qkv_stride() - p.kGap)),
               std::vector<float>(T * heads), std::vector<float>(T * heads)};
@@ -48,9 +60,10 @@ double largest(const std::vector<float>& x) {
 }
 
 TEST(GatedDeltaBackward, EveryTargetAgreesWithTheDefinition) {
-  for (const auto& [Hk, Hv, Dk, Dv, tokens] :
-       {std::tuple{1, 1, 8, 8, std::vector{1}}, {1, 2, 16, 40, std::vector{5, 0, 33}},
-        {2, 4, 24, 32, std::vector{16, 17}}, {1, 1, 128, 128, std::vector{50}}}) {
+  for (const auto& [Hk, Hv, Dk, Dv, tokens] : {std::tuple{1, 1, 8, 8, std::vector{1}},
+                                               {1, 2, 16, 40, std::vector{5, 0, 33}},
+                                               {2, 4, 24, 32, std::vector{16, 17}},
+                                               {1, 1, 128, 128, std::vector{50}}}) {
     GatedDeltaProblem p(Hk, Hv, Dk, Dv, tokens, 1);
     const auto d_o = random_floats(p.o.size(), 2);
     Gradients expected;
@@ -75,9 +88,21 @@ TEST(GatedDeltaBackward, TheDefinitionAgreesWithFiniteDifferences) {
   const auto loss = [&] {
     std::vector<float> after(p.state_size());
     GatedDeltaSegment segment{0, 7, p.states.data(), after.data()};
-    GatedDeltaArgs args{p.qkv.data(), p.a.data(), p.b.data(), p.qkv_stride(),
-                        p.Hv + p.kGap, p.Hv + p.kGap, p.a_log.data(), p.dt_bias.data(),
-                        p.o.data(), &segment, 1, p.Hk, p.Hv, p.Dk, p.Dv};
+    GatedDeltaArgs args{p.qkv.data(),
+                        p.a.data(),
+                        p.b.data(),
+                        p.qkv_stride(),
+                        p.Hv + p.kGap,
+                        p.Hv + p.kGap,
+                        p.a_log.data(),
+                        p.dt_bias.data(),
+                        p.o.data(),
+                        &segment,
+                        1,
+                        p.Hk,
+                        p.Hv,
+                        p.Dk,
+                        p.Dv};
     gated_delta(args);
     double sum = 0;
     for (std::size_t i = 0; i < p.o.size(); ++i) sum += double(p.o[i]) * d_o[i];

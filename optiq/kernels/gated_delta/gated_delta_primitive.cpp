@@ -36,8 +36,8 @@ GatedDeltaArgs args_of(const mx::array& qkv, const mx::array& a, const mx::array
   return args;
 }
 
-// Inputs: those of GatedDelta, then the gradients by its outputs. Outputs: the gradients
-// by qkv, a and b.
+// Inputs: those of GatedDelta, then the gradients by its outputs. Outputs: the
+// gradients by qkv, a and b.
 class GatedDeltaBackward : public FusedPrimitive {
  public:
   GatedDeltaBackward(Fallback fallback, std::vector<Segment> segments,
@@ -123,8 +123,7 @@ class GatedDelta : public FusedPrimitive {
              const std::vector<int>& argnums, const Arrays& outputs) override {
     bool by_kernel = runs_on_cpu();
     for (const int argnum : argnums) by_kernel = by_kernel && argnum < 3;
-    if (!by_kernel)
-      return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
+    if (!by_kernel) return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
     Arrays inputs = primals;
     inputs.insert(inputs.end(), cotangents.begin(), cotangents.end());
     const auto gradients = mx::array::make_arrays(

@@ -143,7 +143,7 @@ void silu_product(const float* g, const float* u, float* y, std::int64_t n) {
 void silu_product_backward(const float* g, const float* u, const float* dy, float* dg,
                            float* du, std::int64_t n) {
   // silu'(x) = s (1 + x (1 - s)), s the sigmoid of x.
-  const auto one = [](Vec x, Vec up, Vec d, Vec& by_gate, Vec& by_up)
+  const auto one = [](Vec x, Vec up, Vec d, Vec & by_gate, Vec & by_up)
       __attribute__((always_inline)) {
     const Vec s = sigmoid(x);
     by_gate = d * up * s * (1.0f + x * (1.0f - s));

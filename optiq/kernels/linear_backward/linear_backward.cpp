@@ -16,8 +16,8 @@ OPTIQ_DECLARE_SIMD(void linear_backward_tile(const BackwardPanel& panel,
 
 namespace {
 
-constexpr int kStrip = 32;                 // columns that a tile keeps in registers
-constexpr int kPanelValues = 1 << 18;      // 1 MB: second level cache
+constexpr int kStrip = 32;             // columns that a tile keeps in registers
+constexpr int kPanelValues = 1 << 18;  // 1 MB: second level cache
 constexpr int kMostRows = 256, kLeastRows = 32;
 constexpr int kRowsATask = 96, kColumnsATask = 4 * kStrip;
 
@@ -29,9 +29,8 @@ void linear_backward(const BackwardProduct* products, int n_products, int M, int
   const LinearKernels kernels = OPTIQ_CHOOSE(linear_kernels)();
   // Not a multiple of a page: rows would fall into the same sets of the cache.
   const std::int64_t stride = (std::int64_t{K} + kStrip - 1) / kStrip * kStrip + kStrip;
-  const int rows =
-      static_cast<int>(std::clamp<std::int64_t>(kPanelValues / stride, kLeastRows,
-                                                kMostRows));
+  const int rows = static_cast<int>(
+      std::clamp<std::int64_t>(kPanelValues / stride, kLeastRows, kMostRows));
   thread_local Scratch memory;
   auto* values = static_cast<float*>(
       memory.get(static_cast<std::size_t>(rows * stride) * sizeof(float)));
@@ -40,8 +39,8 @@ void linear_backward(const BackwardProduct* products, int n_products, int M, int
   bool first = true;
   for (int i = 0; i < n_products; ++i) {
     const MatrixView& w = products[i].w;
-    const bool by_kernel = kernels.dequantize_row &&
-                           (!w.quantized() || w.spec.mode == QuantMode::kAffine);
+    const bool by_kernel =
+        kernels.dequantize_row && (!w.quantized() || w.spec.mode == QuantMode::kAffine);
     for (int n = 0; n < w.N; n += rows) {
       const int count = std::min(rows, w.N - n);
       parallel_ranges(static_cast<std::size_t>(count), 8,

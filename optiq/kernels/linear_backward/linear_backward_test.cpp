@@ -25,8 +25,10 @@ MatrixView dense(const std::vector<float>& w, int N, int K) {
 }
 
 TEST(LinearBackward, EveryTargetAgreesWithDoubles) {
-  for (const auto& [M, N1, N2, K] : {std::array{1, 1, 1, 1}, {3, 20, 300, 33},
-                                     {100, 64, 7, 160}, {13, 520, 1, 96}}) {
+  for (const auto& [M, N1, N2, K] : {std::array{1, 1, 1, 1},
+                                     {3, 20, 300, 33},
+                                     {100, 64, 7, 160},
+                                     {13, 520, 1, 96}}) {
     const auto w1 = random_floats(size(N1, K), 1), w2 = random_floats(size(N2, K), 2);
     const auto d1 = guarded(random_floats(size(M, N1), 3));
     const auto d2 = guarded(random_floats(size(M, N2), 4));
@@ -35,9 +37,11 @@ TEST(LinearBackward, EveryTargetAgreesWithDoubles) {
       for (int k = 0; k < K; ++k) {
         double sum = 0;
         for (int n = 0; n < N1; ++n)
-          sum += double(d1[size(m, N1) + std::size_t(n)]) * w1[size(n, K) + std::size_t(k)];
+          sum += double(d1[size(m, N1) + std::size_t(n)]) *
+                 w1[size(n, K) + std::size_t(k)];
         for (int n = 0; n < N2; ++n)
-          sum += double(d2[size(m, N2) + std::size_t(n)]) * w2[size(n, K) + std::size_t(k)];
+          sum += double(d2[size(m, N2) + std::size_t(n)]) *
+                 w2[size(n, K) + std::size_t(k)];
         expected[size(m, K) + std::size_t(k)] = float(sum);
       }
     std::vector<std::vector<float>> all;
@@ -71,7 +75,8 @@ TEST(LinearBackward, GradientsOfThePrimitivesAreThoseOfPlainOperations) {
   const mx::array x(data.data(), {9, 128});
   const auto check = [&](auto ours, auto plain) {
     const auto squared = [](auto f) {
-      return [f](const std::vector<mx::array>& in) { return mx::sum(mx::square(f(in))); };
+      return
+          [f](const std::vector<mx::array>& in) { return mx::sum(mx::square(f(in))); };
     };
     const std::vector<mx::array> g = mx::grad(squared(ours))({x});
     const std::vector<mx::array> p = mx::grad(squared(plain))({x});

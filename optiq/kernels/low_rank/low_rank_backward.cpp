@@ -7,15 +7,13 @@
 
 namespace optiq::kernels {
 
-OPTIQ_DECLARE_SIMD(void low_rank_backward_rows(const LowRankBackwardArgs& args,
-                                               const LowRankBackwardScratch& s,
-                                               int begin, int end);
-                   void low_rank_backward_a(const LowRankBackwardArgs& args,
-                                            const LowRankBackwardScratch& s, int begin,
-                                            int end);
-                   void low_rank_backward_b(const LowRankBackwardArgs& args,
-                                            const LowRankBackwardScratch& s, int begin,
-                                            int end))
+OPTIQ_DECLARE_SIMD(
+    void low_rank_backward_rows(const LowRankBackwardArgs& args,
+                                const LowRankBackwardScratch& s, int begin, int end);
+    void low_rank_backward_a(const LowRankBackwardArgs& args,
+                             const LowRankBackwardScratch& s, int begin, int end);
+    void low_rank_backward_b(const LowRankBackwardArgs& args,
+                             const LowRankBackwardScratch& s, int begin, int end))
 
 namespace {
 

@@ -7,8 +7,7 @@ namespace {
 double dot(const float* a, std::int64_t a_step, const float* b, std::int64_t b_step,
            int n) {
   double sum = 0;
-  for (int i = 0; i < n; ++i)
-    sum += static_cast<double>(a[i * a_step]) * b[i * b_step];
+  for (int i = 0; i < n; ++i) sum += static_cast<double>(a[i * a_step]) * b[i * b_step];
   return sum;
 }
 

@@ -12,8 +12,8 @@ OPTIQ_INLINE void transposed_product(const float* a, int rank, const float* b,
                                      int end) {
   const int whole = begin + (end - begin) / kProductColumns * kProductColumns;
   if (whole > begin)
-    multiply({a, 1, rank, b + begin, width, c + begin, width, rank, whole - begin, M,
-              true});
+    multiply(
+        {a, 1, rank, b + begin, width, c + begin, width, rank, whole - begin, M, true});
   for (int n = whole; n < end; ++n)
     for (int r = 0; r < rank; ++r) {
       float sum = 0;

@@ -83,7 +83,9 @@ class LowRankBackward : public FusedPrimitive {
         scale_(scale) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    const auto data = [&](std::size_t i) { return contiguous(inputs[i]).data<float>(); };
+    const auto data = [&](std::size_t i) {
+      return contiguous(inputs[i]).data<float>();
+    };
     for (mx::array& out : outputs) allocate(out);
     LowRankBackwardArgs args{};
     args.x = data(0);
@@ -154,11 +156,11 @@ class LowRankNode : public FusedPrimitive {
       return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
     const FactorSlots& f = layout_.factors[0];
     const mx::array a = at(primals, f.a), b = at(primals, f.b);
-    const auto gradients = mx::array::make_arrays(
-        {primals[0].shape(), a.shape(), b.shape()},
-        {mx::float32, mx::float32, mx::float32},
-        std::make_shared<LowRankBackward>(fallback(), f.scale),
-        {primals[0], a, b, cotangents[0]});
+    const auto gradients =
+        mx::array::make_arrays({primals[0].shape(), a.shape(), b.shape()},
+                               {mx::float32, mx::float32, mx::float32},
+                               std::make_shared<LowRankBackward>(fallback(), f.scale),
+                               {primals[0], a, b, cotangents[0]});
     Arrays wanted;
     for (const int argnum : argnums)
       wanted.push_back(argnum == 0     ? gradients[0]

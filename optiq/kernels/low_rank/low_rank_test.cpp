@@ -177,8 +177,10 @@ TEST(LowRankPrimitive, AgreesWithPlainOperationsInValueAndGradient) {
 }
 
 TEST(LowRankBackward, EveryTargetAgreesWithTheDefinition) {
-  for (const auto& [M, K, N, rank] : {std::array{1, 1, 1, 1}, {3, 37, 65, 5},
-                                      {100, 128, 96, 16}, {50, 300, 33, 40}}) {
+  for (const auto& [M, K, N, rank] : {std::array{1, 1, 1, 1},
+                                      {3, 37, 65, 5},
+                                      {100, 128, 96, 16},
+                                      {50, 300, 33, 40}}) {
     const auto x = random_floats(size(M, K), 1), dy = random_floats(size(M, N), 2);
     const auto a = random_floats(size(rank, K), 3), b = random_floats(size(rank, N), 4);
     struct Out {
@@ -196,8 +198,8 @@ TEST(LowRankBackward, EveryTargetAgreesWithTheDefinition) {
     for_each_simd_target([&] {
       const Out out = run();
       // Two sums, one inside of the other.
-      const double tolerance = kFloatEpsilon * 40 * (K + N + M + rank) *
-                               std::sqrt(double(std::max(K, N)));
+      const double tolerance =
+          kFloatEpsilon * 40 * (K + N + M + rank) * std::sqrt(double(std::max(K, N)));
       EXPECT_LE(max_abs_difference(out.dx, expected.dx), tolerance);
       EXPECT_LE(max_abs_difference(out.da, expected.da), tolerance);
       EXPECT_LE(max_abs_difference(out.db, expected.db), tolerance);
@@ -216,8 +218,7 @@ TEST(LowRankBackward, ThePrimitivesGradientIsThatOfPlainOperations) {
   };
   const auto plain = [](const std::vector<mx::array>& x) {
     return mx::sum(mx::square(
-        x[1] + x[4] +
-        0.5f * mx::matmul(mx::matmul(x[0], mx::transpose(x[2])), x[3])));
+        x[1] + x[4] + 0.5f * mx::matmul(mx::matmul(x[0], mx::transpose(x[2])), x[3])));
   };
   const std::vector<int> all{0, 1, 2, 3, 4};
   const auto g = mx::grad(ours, all)(in), p = mx::grad(plain, all)(in);

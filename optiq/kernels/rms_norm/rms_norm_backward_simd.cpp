@@ -32,7 +32,8 @@ void rms_norm_backward_rows(const RmsNormBackwardArgs& args, std::int64_t begin,
     }
     const float r = 1.0f / __builtin_sqrtf(squares / (float)n + f.eps);
     const float back = r * r * along / (float)n;
-    const auto one = [&](Vec xv, Vec d, Vec g, Vec& by_gate) __attribute__((always_inline)) {
+    const auto one = [&](Vec xv, Vec d, Vec g, Vec & by_gate)
+        __attribute__((always_inline)) {
       if (gate) {
         const Vec s = sigmoid(g);
         by_gate = d * xv * r * s * (1.0f + g * (1.0f - s));

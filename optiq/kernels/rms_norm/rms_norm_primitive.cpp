@@ -9,8 +9,8 @@
 namespace optiq::kernels {
 namespace {
 
-// Inputs: x, weight, the gate if there is one, the gradient by y. Outputs: the gradients
-// by x and by the gate.
+// Inputs: x, weight, the gate if there is one, the gradient by y. Outputs: the
+// gradients by x and by the gate.
 class RmsNormBackward : public FusedPrimitive {
  public:
   RmsNormBackward(Fallback fallback, float eps)
@@ -18,7 +18,9 @@ class RmsNormBackward : public FusedPrimitive {
         eps_(eps) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    const auto data = [&](std::size_t i) { return contiguous(inputs[i]).data<float>(); };
+    const auto data = [&](std::size_t i) {
+      return contiguous(inputs[i]).data<float>();
+    };
     for (mx::array& out : outputs) allocate(out);
     const bool gated = inputs.size() > 3;
     RmsNormBackwardArgs args{};
@@ -26,8 +28,7 @@ class RmsNormBackward : public FusedPrimitive {
     args.forward.weight = data(1);
     args.forward.gate = gated ? data(2) : nullptr;
     args.forward.dim = inputs[0].shape(-1);
-    args.forward.rows =
-        static_cast<std::int64_t>(inputs[0].size()) / args.forward.dim;
+    args.forward.rows = static_cast<std::int64_t>(inputs[0].size()) / args.forward.dim;
     args.forward.eps = eps_;
     args.dy = data(inputs.size() - 1);
     args.dx = outputs[0].data<float>();

@@ -86,7 +86,10 @@ TEST(RmsNormPrimitive, AgreesWithPlainMlxOperationsInValueAndGradient) {
 }
 
 TEST(RmsNormBackward, EveryTargetAgreesWithTheReference) {
-  for (const Case& c : {Case{1, 1, false}, {3, 7, true}, {5, 100, true}, {19, 1023, true},
+  for (const Case& c : {Case{1, 1, false},
+                        {3, 7, true},
+                        {5, 100, true},
+                        {19, 1023, true},
                         {64, 256, false}}) {
     const auto n = static_cast<std::size_t>(c.rows) * static_cast<std::size_t>(c.dim);
     const auto x = guarded(random_floats(n, 1)), gate = guarded(random_floats(n, 2));
@@ -95,7 +98,9 @@ TEST(RmsNormBackward, EveryTargetAgreesWithTheReference) {
     GuardedFloats expected(n), expected_gate(n), dx(n), dgate(n);
     RmsNormBackwardArgs args{{x.data(), weight.data(), c.gated ? gate.data() : nullptr,
                               nullptr, c.rows, c.dim, 1e-6f},
-                             dy.data(), expected.data(), expected_gate.data()};
+                             dy.data(),
+                             expected.data(),
+                             expected_gate.data()};
     ref::rms_norm_backward_rows(args, 0, c.rows);
     args.dx = dx.data();
     args.dgate = dgate.data();
