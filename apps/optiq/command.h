@@ -25,8 +25,8 @@ struct Context {
 
 using Run = std::function<void(Context&)>;
 
-/// One command: its name (two words in a group), what it does, and a function that adds its flags and returns
-/// what runs it.
+/// One command: its name (two words in a group), what it does, and a function that adds
+/// its flags and returns what runs it.
 struct Command {
   const char* name;
   const char* description;

@@ -43,8 +43,9 @@ void lora_export(const Options& options, Context& context) {
   } else {
     if (adapter->is_dora())
       throw std::invalid_argument(
-          options.adapter + ": DoRA adapters cannot be written in another form; --fuse "
-                            "builds one into the model");
+          options.adapter +
+          ": DoRA adapters cannot be written in another form; --fuse "
+          "builds one into the model");
     adapters::write_adapter(directory.path(), *model.model,
                             {.adapter = adapter.get(),
                              .base_model = options.model,

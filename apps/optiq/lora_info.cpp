@@ -16,8 +16,8 @@ void lora_info(const std::string& path, Context& context) {
   std::map<int, int> distribution;
   nlohmann::ordered_json ranks = nlohmann::ordered_json::object();
   for (const auto& module : s.modules) {
-    table.add_row({module.path, std::to_string(module.rank),
-                   fmt::format("{:g}", module.alpha)});
+    table.add_row(
+        {module.path, std::to_string(module.rank), fmt::format("{:g}", module.alpha)});
     ++distribution[module.rank];
     ranks[module.path] = module.rank;
   }
@@ -27,14 +27,13 @@ void lora_info(const std::string& path, Context& context) {
                      return row.second;
                    })->second;
   for (const auto& [rank, n] : distribution)
-    counts.add_row({std::to_string(rank), std::to_string(n),
-                    std::string(static_cast<std::size_t>((40 * n + most - 1) / most),
-                                '#')});
-  context.out.print("\n{}\n{}, rank scaling {}, {} parameters ({}), for {}\n",
-                    counts.text(), s.dora ? "DoRA" : "LoRA", s.rank_scaling,
-                    s.parameters, format_bytes(s.bytes),
-                    s.base_model.empty() ? "a model that it does not name"
-                                         : s.base_model);
+    counts.add_row(
+        {std::to_string(rank), std::to_string(n),
+         std::string(static_cast<std::size_t>((40 * n + most - 1) / most), '#')});
+  context.out.print(
+      "\n{}\n{}, rank scaling {}, {} parameters ({}), for {}\n", counts.text(),
+      s.dora ? "DoRA" : "LoRA", s.rank_scaling, s.parameters, format_bytes(s.bytes),
+      s.base_model.empty() ? "a model that it does not name" : s.base_model);
   context.out.summary({{"r", s.rank},
                        {"alpha", s.alpha},
                        {"rank_scaling", s.rank_scaling},

@@ -22,9 +22,10 @@ struct Options {
 
 void lora_merge(const Options& options, Context& context) {
   if (!options.weights.empty() && options.weights.size() != options.adapters.size())
-    throw UsageError(fmt::format("--weights: expected a number for each of {} adapters, "
-                                 "found {}",
-                                 options.adapters.size(), options.weights.size()));
+    throw UsageError(
+        fmt::format("--weights: expected a number for each of {} adapters, "
+                    "found {}",
+                    options.adapters.size(), options.weights.size()));
   AtomicDirectory directory(options.output, "adapter_config.json");
   const LoadedModel model = load(options.model, {.text = false});
   std::vector<models::AdapterPtr> parts;
@@ -35,20 +36,21 @@ void lora_merge(const Options& options, Context& context) {
     const double weight = options.weights.empty() ? 1 : options.weights[i];
     for (auto& [name, factors] : part->modules) {
       if (factors.gain)
-        throw std::invalid_argument(options.adapters[i] +
-                                    ": a DoRA adapter cannot be merged with others, its "
-                                    "gain is not a sum");
+        throw std::invalid_argument(
+            options.adapters[i] +
+            ": a DoRA adapter cannot be merged with others, its "
+            "gain is not a sum");
       factors.scale *= static_cast<float>(weight);
     }
     parts.push_back(part);
     sources.push_back({{"path", options.adapters[i]}, {"weight", weight}});
   }
   const models::Adapter sum = models::stacked(parts);
-  adapters::write_adapter(
-      directory.path(), *model.model,
-      {.adapter = &sum,
-       .base_model = options.model,
-       .settings = {{"rank_scaling", "merged"}, {"optiq_merge", {{"sources", sources}}}}});
+  adapters::write_adapter(directory.path(), *model.model,
+                          {.adapter = &sum,
+                           .base_model = options.model,
+                           .settings = {{"rank_scaling", "merged"},
+                                        {"optiq_merge", {{"sources", sources}}}}});
   directory.commit();
   int most = 0;
   nlohmann::ordered_json ranks = nlohmann::ordered_json::object();

@@ -30,10 +30,9 @@ const std::map<std::string, train::RankScaling> kScalings = {
     {"by_bits", train::RankScaling::kByBits},
     {"by_kl", train::RankScaling::kByKl},
     {"by_grad", train::RankScaling::kByGrad}};
-const std::map<std::string, train::Decay> kDecays = {
-    {"constant", train::Decay::kNone},
-    {"cosine", train::Decay::kCosine},
-    {"linear", train::Decay::kLinear}};
+const std::map<std::string, train::Decay> kDecays = {{"constant", train::Decay::kNone},
+                                                     {"cosine", train::Decay::kCosine},
+                                                     {"linear", train::Decay::kLinear}};
 const std::map<std::string, train::LearnFrom> kLearnFrom = {
     {"all", train::LearnFrom::kAll},
     {"last", train::LearnFrom::kLastAnswer},
@@ -58,7 +57,8 @@ std::vector<train::Example> examples(const fs::path& file, const LoadedModel& mo
 
 nlohmann::ordered_json losses(const std::vector<std::pair<int, double>>& rows) {
   auto list = nlohmann::ordered_json::array();
-  for (const auto& [step, loss] : rows) list.push_back({{"step", step}, {"loss", loss}});
+  for (const auto& [step, loss] : rows)
+    list.push_back({{"step", step}, {"loss", loss}});
   return list;
 }
 
@@ -159,13 +159,15 @@ void add_rank_flags(CLI::App& app, Options& o) {
       ->check(CLI::Range(1, 1024).description(""))
       ->type_name("R")
       ->capture_default_str();
-  add_choice(app, "--rank-scaling", t.ranks.scaling, kScalings,
-             "What raises and lowers it: a layer's bits, its stored sensitivity, or its "
-             "gradient");
+  add_choice(
+      app, "--rank-scaling", t.ranks.scaling, kScalings,
+      "What raises and lowers it: a layer's bits, its stored sensitivity, or its "
+      "gradient");
   app.add_flag("--same-budget", t.ranks.same_budget,
                "As many parameters as the same rank everywhere has");
-  app.add_flag("--permute-ranks", t.ranks.permuted,
-               "Deal the ranks to other layers, by --seed: the control of an experiment");
+  app.add_flag(
+      "--permute-ranks", t.ranks.permuted,
+      "Deal the ranks to other layers, by --seed: the control of an experiment");
   app.add_option("--scale", t.scale, "What the product of the two matrices is times")
       ->check(number_in(0, 1e6))
       ->type_name("S")
@@ -191,7 +193,8 @@ void add_rank_flags(CLI::App& app, Options& o) {
 
 void add_loop_flags(CLI::App& app, Options& o) {
   auto& t = o.train;
-  const auto count = [&](const char* flag, int& value, const char* text, int least = 1) {
+  const auto count = [&](const char* flag, int& value, const char* text,
+                         int least = 1) {
     app.add_option(flag, value, text)
         ->check(CLI::Range(least, 1 << 30).description(""))
         ->type_name("N")

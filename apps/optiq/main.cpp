@@ -48,7 +48,8 @@ std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
                        first);
   }
   std::string text = error.what();
-  const bool wants_command = !used.get_subcommands([](const auto*) { return true; }).empty();
+  const bool wants_command =
+      !used.get_subcommands([](const auto*) { return true; }).empty();
   if (const auto rest = used.remaining(); wants_command && !rest.empty())
     return fmt::format("unknown {} '{}'", rest[0][0] == '-' ? "flag" : "command",
                        rest[0]);

@@ -57,13 +57,18 @@ std::unordered_map<std::string, double> stored_divergences(
   std::error_code ignored;
   if (!fs::exists(file, ignored)) return found;
   const nlohmann::json json = checkpoint::read_json_object(file);
+  // By the name behind the prefix: what was measured may have had another one.
   std::unordered_map<std::string, const nlohmann::json*> rows;
   if (json.contains("layers") && json["layers"].is_array())
-    for (const auto& row : json["layers"])
-      if (row.is_object() && row.value("layer_name", nlohmann::json()).is_string())
-        rows[row["layer_name"].get<std::string>()] = &row;
+    for (const auto& row : json["layers"]) {
+      if (!row.is_object() || !row.value("layer_name", nlohmann::json()).is_string())
+        continue;
+      const std::string path = row["layer_name"].get<std::string>();
+      const std::size_t name = path.find("layers.");
+      if (name != std::string::npos) rows[path.substr(name)] = &row;
+    }
   for (const models::LinearModule* module : modules) {
-    const auto at = rows.find(module->path);
+    const auto at = rows.find(module->name);
     if (at == rows.end() || !module->weight.quantized()) continue;
     const nlohmann::json values =
         at->second->value("sensitivities", nlohmann::json::object());
