@@ -1,8 +1,9 @@
 // `optiq lora merge`: several adapters side by side in one.
+#include <cmath>
+#include <cstdlib>
 #include <filesystem>
 
 #include "command.h"
-#include "number_list.h"
 #include "optiq/adapters/load_adapter.h"
 #include "optiq/adapters/write_adapter.h"
 #include "optiq/base/file.h"
@@ -16,16 +17,33 @@ namespace {
 struct Options {
   std::string model;
   std::vector<std::string> adapters;
-  std::vector<double> weights;
+  std::string weights;
   std::filesystem::path output;
 };
 
-void lora_merge(const Options& options, Context& context) {
-  if (!options.weights.empty() && options.weights.size() != options.adapters.size())
+// A number for each adapter: 1 where none are given.
+std::vector<double> weights_of(const Options& options) {
+  if (options.weights.empty()) return std::vector<double>(options.adapters.size(), 1.0);
+  std::vector<double> weights;
+  const std::string& text = options.weights;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string part = text.substr(begin, end - begin);
+    char* rest = nullptr;
+    weights.push_back(std::strtod(part.c_str(), &rest));
+    if (part.empty() || *rest != 0 || !std::isfinite(weights.back()))
+      throw UsageError("--weights: expected numbers with commas, found '" + text + "'");
+    begin = end + 1;
+  }
+  if (weights.size() != options.adapters.size())
     throw UsageError(
-        fmt::format("--weights: expected a number for each of {} adapters, "
-                    "found {}",
-                    options.adapters.size(), options.weights.size()));
+        fmt::format("--weights: expected a number for each of {} adapters, found {}",
+                    options.adapters.size(), weights.size()));
+  return weights;
+}
+
+void lora_merge(const Options& options, Context& context) {
+  const std::vector<double> weights = weights_of(options);
   AtomicDirectory directory(options.output, "adapter_config.json");
   const LoadedModel model = load(options.model, {.text = false});
   std::vector<models::AdapterPtr> parts;
@@ -33,7 +51,7 @@ void lora_merge(const Options& options, Context& context) {
   for (std::size_t i = 0; i < options.adapters.size(); ++i) {
     auto part = std::make_shared<models::Adapter>(
         *adapters::load_adapter(find_adapter(options.adapters[i]), *model.model));
-    const double weight = options.weights.empty() ? 1 : options.weights[i];
+    const double weight = weights[i];
     for (auto& [name, factors] : part->modules) {
       if (factors.gain)
         throw std::invalid_argument(
@@ -75,10 +93,7 @@ Run add_lora_merge(CLI::App& app) {
       ->required()
       ->type_name("DIR");
   app.add_option("--weights", options->weights,
-                 "What each counts, with commas (1 each)")
-      ->delimiter(',')
-      ->expected(1)
-      ->check(number_in(-1e6, 1e6))
+                 "What each counts, numbers with commas (1 each)")
       ->type_name("LIST");
   return [options](Context& context) { lora_merge(*options, context); };
 }

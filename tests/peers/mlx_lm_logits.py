@@ -4,14 +4,19 @@ import pathlib
 
 import mlx.core as mx
 import numpy as np
+from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
 
 mx.set_default_device(mx.cpu)
 
 
-def logits(directory, token_ids):
-    """float32 [T, vocab_size]. Loading is strict: a tensor missing or left over raises."""
+def logits(directory, token_ids, adapter=None):
+    """float32 [T, vocab_size]. Loading is strict: a tensor missing or left over raises.
+    (Of adapters, mlx-lm itself passes over tensors that it does not know.)"""
     model, _ = load_model(pathlib.Path(directory))
+    if adapter:
+        model = load_adapters(model, str(adapter))
+        model.eval()
     model.set_dtype(mx.float32)
     result = model(mx.array(token_ids)[None])[0].astype(mx.float32)
     mx.eval(result)

@@ -257,7 +257,8 @@ class BatchEngine::Impl {
   void keep_answer(Running& request) {
     if (!request.has_state() || request.in_prompt() || request.wants_hidden()) return;
     const auto read = static_cast<std::size_t>(request.state().length());
-    prefixes_.keep(request.tokens().first(read), request.salt(), request.state());
+    prefixes_.keep(request.tokens().first(read), request.salt(), request.state(),
+                   request.adapter());
   }
 
   void admit() {
@@ -462,7 +463,7 @@ class BatchEngine::Impl {
     const bool stop = std::ranges::find(request.stops(), end) != request.stops().end();
     if (cache_->has_recurrent_layers() ? stop : last)
       prefixes_.keep(request.tokens().first(static_cast<std::size_t>(end)),
-                     request.salt(), request.state());
+                     request.salt(), request.state(), request.adapter());
     if (last) request.choose(row_of(result, 0));
   }
 

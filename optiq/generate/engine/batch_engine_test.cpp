@@ -506,6 +506,7 @@ class SpoiltModel final : public models::Model {
       const override {
     return model_->reference_head();
   }
+  const models::LinearModule& output() const override { return model_->output(); }
   std::vector<models::LinearModule*> linears() override { return model_->linears(); }
   const std::vector<cache::LayerShape>& layer_shapes() const override {
     return model_->layer_shapes();

@@ -49,7 +49,8 @@ std::optional<cache::SequenceState> PrefixCache::find(std::span<const int> token
 }
 
 void PrefixCache::keep(std::span<const int> tokens, const std::string& salt,
-                       const cache::SequenceState& state) {
+                       const cache::SequenceState& state,
+                       const std::shared_ptr<const void>& owner) {
   OPTIQ_CHECK(state.length() == static_cast<int>(tokens.size()),
               "as many as were read");
   if (tokens.empty() || budget_bytes_ == 0) return;
@@ -58,8 +59,10 @@ void PrefixCache::keep(std::span<const int> tokens, const std::string& salt,
       entries_.splice(entries_.begin(), entries_, entry);
       return;
     }
+  forget_orphans();
   try {
     entries_.push_front({{tokens.begin(), tokens.end()}, salt, state.fork(), 0});
+    if (owner) entries_.front().owner = owner;
   } catch (const ResourceError&) {
     return;
   }
@@ -86,6 +89,14 @@ bool PrefixCache::evict() {
 void PrefixCache::forget(Entries::iterator entry) {
   count(entry->state, -1);
   entries_.erase(entry);
+}
+
+void PrefixCache::forget_orphans() {
+  for (auto entry = entries_.begin(); entry != entries_.end();) {
+    const auto next = std::next(entry);
+    if (entry->owner && entry->owner->expired()) forget(entry);
+    entry = next;
+  }
 }
 
 void PrefixCache::clear() {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <list>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -33,9 +34,11 @@ class PrefixCache {
   int match(std::span<const int> tokens, const std::string& salt) const;
 
   /// Keeps a copy of a state that has read `tokens`. One that is there already is only
-  /// made young. Does nothing where there is no room.
+  /// made young. Does nothing where there is no room. `owner`, if given, is what the
+  /// state was computed with: once nobody holds that, the entry is of no use and goes.
   void keep(std::span<const int> tokens, const std::string& salt,
-            const cache::SequenceState& state);
+            const cache::SequenceState& state,
+            const std::shared_ptr<const void>& owner = nullptr);
 
   /// Forgets the entry that is worth least: of those that served one request at most,
   /// or else of all, the one that was used longest ago. False if there is none.
@@ -53,6 +56,7 @@ class PrefixCache {
     std::string salt;
     cache::SequenceState state;
     int uses = 0;  // by requests other than the one that left it
+    std::optional<std::weak_ptr<const void>> owner{};
   };
   using Entries = std::list<Entry>;  // the youngest first
 
@@ -60,6 +64,7 @@ class PrefixCache {
                     const std::string& salt);
   void count(const cache::SequenceState& state, int sign);
   void forget(Entries::iterator entry);
+  void forget_orphans();
 
   std::uint64_t budget_bytes_;
   std::uint64_t bytes_ = 0;

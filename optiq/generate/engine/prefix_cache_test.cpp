@@ -69,6 +69,23 @@ TEST(PrefixCache, ASaltKeepsPrefixesApart) {
   EXPECT_EQ(prefixes.match(counting(100), "a"), 99);
 }
 
+TEST(PrefixCache, WhatNobodyCanUseAnyMoreGoes) {
+  const auto cache = make_cache(false);
+  PrefixCache prefixes(1 << 30);
+  auto owner = std::make_shared<const int>(1);
+  cache::SequenceState state(cache);
+  state.prepare(100);
+  state.advance(100);
+  prefixes.keep(counting(100), "adapter", state, owner);
+  keep(prefixes, cache, counting(100), "");
+  EXPECT_EQ(prefixes.size(), 2);
+  owner.reset();  // unmounted
+  keep(prefixes, cache, counting(50, 7), "");
+  EXPECT_EQ(prefixes.size(), 2);
+  EXPECT_EQ(prefixes.match(counting(100), "adapter"), 0);
+  EXPECT_EQ(prefixes.match(counting(100), ""), 99);
+}
+
 TEST(PrefixCache, PagesThatEntriesShareAreCountedOnce) {
   const auto cache = make_cache(false);
   PrefixCache prefixes(1 << 30);
