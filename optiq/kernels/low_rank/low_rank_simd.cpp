@@ -102,34 +102,43 @@ OPTIQ_INLINE void inner(const LowRankArgs& args, const LowRankFactors& f, int be
   }
 }
 
-// One strip of columns: z, then what it is added to.
-template <class Type>
-OPTIQ_INLINE Vec strip(const LowRankArgs& args, const LowRankFactors* f, const float* h,
-                       const typename Type::Value* b, std::int64_t N, Vec y, int n) {
-  Vec z{};
-  for (int r = 0; r < f->rank; ++r)
-    z = multiply_add(broadcast(h[r]), Type::at(b + r * N), z);
-  if (!f->gain) return y + z;
-  const Vec bias = args.bias ? load(args.bias + n) : Vec{};
-  return multiply_add(load(f->gain + n), y - bias + z, bias);
+// nm rows in a strip of kLanes columns: z, then what it is added to. A value of b meets
+// all of them.
+template <class Type, int nm>
+OPTIQ_INLINE void strip(const LowRankArgs& args, const LowRankFactors* f,
+                        const float* h, const typename Type::Value* b, int m, int n) {
+  const std::int64_t N = args.N;
+  Vec z[nm] = {};
+  for (int r = 0; r < f->rank; ++r) {
+    const Vec bv = Type::at(b + r * N);
+    for (int i = 0; i < nm; ++i)
+      z[i] = multiply_add(broadcast(h[i * f->rank + r]), bv, z[i]);
+  }
+  const Vec bias = f->gain && args.bias ? load(args.bias + n) : Vec{};
+  for (int i = 0; i < nm; ++i) {
+    const std::int64_t at = (m + i) * N + n;
+    const Vec y = load(args.y + at);
+    Vec value =
+        f->gain ? multiply_add(load(f->gain + n), y - bias + z[i], bias) : y + z[i];
+    if (args.residual) value += load(args.residual + at);
+    store(args.out + at, value);
+  }
 }
 
-// The same for kRows or fewer rows at a time, in a strip of kLanes columns; the last
-// strip is padded.
+// The same for a block of rows; columns behind the last strip one by one.
 template <class Type>
 OPTIQ_INLINE void outer(const LowRankArgs& args, const LowRankFactors* f, int begin,
                         int end, const float* h, int n_begin, int n_end) {
   const std::int64_t N = args.N;
   const auto* b = static_cast<const typename Type::Value*>(f->b);
   int n = n_begin;
-  for (; n + kLanes <= n_end; n += kLanes)
-    for (int m = begin; m < end; ++m) {
-      const std::int64_t at = m * N + n;
-      Vec value = strip<Type>(args, f, h + (m - begin) * f->rank, b + n, N,
-                              load(args.y + at), n);
-      if (args.residual) value += load(args.residual + at);
-      store(args.out + at, value);
-    }
+  for (; n + kLanes <= n_end; n += kLanes) {
+    int m = begin;
+    const auto rows = [&](int row) { return h + (row - begin) * f->rank; };
+    for (; m + 4 <= end; m += 4) strip<Type, 4>(args, f, rows(m), b + n, m, n);
+    for (; m + 2 <= end; m += 2) strip<Type, 2>(args, f, rows(m), b + n, m, n);
+    for (; m < end; ++m) strip<Type, 1>(args, f, rows(m), b + n, m, n);
+  }
   for (; n < n_end; ++n)
     for (int m = begin; m < end; ++m) {
       const std::int64_t at = m * N + n;
