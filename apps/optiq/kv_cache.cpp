@@ -172,8 +172,9 @@ Run add_kv_cache(CLI::App& app) {
       ->type_name("affine|turbo|turbo-qjl");
   app.add_flag("--separate-kv", o.separate_kv,
                "Measure keys and values apart, and choose bits for each");
-  app.add_flag("--center-keys", o.center_keys,
-               "Take the mean of each channel off the keys (kv_means.safetensors)");
+  app.add_flag("--center-keys,!--no-center-keys", o.center_keys,
+               "Take the mean of each channel off the keys (kv_means.safetensors; the "
+               "default)");
   add_calibration_option(app, o.calibration);
   return [flags](Context& context) { run_kv_cache(*flags, context); };
 }

@@ -23,7 +23,7 @@ struct KvCacheOptions {
   int group_size = 64;
   std::string format = "affine";  // or turbo
   bool separate_kv = false;       // keys and values apart
-  bool center_keys = false;       // take each channel's mean off the keys
+  bool center_keys = true;        // take each channel's mean off the keys
 
   std::string calibration = "builtin";  // or a JSONL file
   int n_samples = 5;                    // sequences to measure on
