@@ -220,6 +220,19 @@ TEST_F(HubTest, WhatIsInTheCacheIsNotFetchedAgain) {
   EXPECT_EQ(hub_.server().requests().size(), asked);
 }
 
+TEST_F(HubTest, AnAdapterIsWholeWithoutAConfigOfAModel) {
+  for (const char* name : {"config.json", "model.safetensors", "tokenizer.json"})
+    hub_.files.erase(name);
+  hub_.files["adapters.safetensors"] = "tensors";
+  hub_.files["adapter_config.json"] = "{}";
+  const fs::path snapshot = resolve_model(kModel, options_);
+  EXPECT_EQ(read_text(snapshot / "adapters.safetensors"), "tensors");
+  options_.offline = true;  // it is known to be whole
+  EXPECT_EQ(resolve_model(kModel, options_), snapshot);
+  fs::remove(snapshot / "adapter_config.json");
+  EXPECT_THROW(resolve_model(kModel, options_), ResourceError);
+}
+
 TEST_F(HubTest, ABrokenTransferGoesOnWhereItStopped) {
   hub_.cuts = 2;
   const fs::path snapshot = pull(kModel, options_);
