@@ -162,7 +162,10 @@ class HttpServers : public ::testing::Test {
   }
 
   void TearDown() override {
-    held_.clear();
+    {
+      const std::lock_guard lock(mutex_);
+      held_.clear();
+    }
     server_.reset();
   }
 
@@ -484,7 +487,10 @@ TEST_F(HttpServers, MutatedRequestsNeitherCrashNorLeakNorAre5xx) {
     const std::string reply = client.receive("\r\n\r\n", 1000);
     const int status = status_of(reply);
     EXPECT_TRUE(status < 500 || status == 505) << status << ": " << bytes;
-    held_.clear();
+    {
+      const std::lock_guard lock(mutex_);
+      held_.clear();
+    }
   }
   EXPECT_EQ(status_of(ask(post("/echo", "x"))), 200);
   std::this_thread::sleep_for(milliseconds(200));
