@@ -105,24 +105,25 @@ class StreamReply final : public AnswerReply {
     const std::lock_guard lock(mutex_);
     exchange_->begin_stream(200, "text/event-stream; charset=utf-8");
     begun_ = true;
-    write(writer_->begin(prompt_tokens) + std::exchange(early_, {}));
+    write(writer_->begin(prompt_tokens));
+    for (const auto& frames : std::exchange(early_, {})) write(frames());
     if (std::exchange(ended_early_, false)) exchange_->end();
   }
 
   void started(int choice, int cached_tokens) override {
     const std::lock_guard lock(mutex_);
-    write(writer_->started(choice, cached_tokens));
+    tell([=, this] { return writer_->started(choice, cached_tokens); });
   }
 
   void token(int choice, TokenRecord token) override {
     const std::lock_guard lock(mutex_);
-    write(writer_->token(choice, token));
+    tell([=, this] { return writer_->token(choice, token); });
   }
 
   void event(int choice, AnswerEvent event) override {
     const std::lock_guard lock(mutex_);
     first();
-    write(writer_->event(choice, event));
+    tell([=, this] { return writer_->event(choice, event); });
   }
 
   void ended(int choice, AnswerEnd end) override {
@@ -130,9 +131,9 @@ class StreamReply final : public AnswerReply {
     --open_;
     if (over_) return;
     if (has_failed(end)) return fail_when_admitted(end);
-    write(writer_->ended(choice, end));
+    tell([=, this] { return writer_->ended(choice, end); });
     if (open_ > 0) return;
-    write(writer_->finish());
+    tell([this] { return writer_->finish(); });
     finish();
   }
 
@@ -145,23 +146,32 @@ class StreamReply final : public AnswerReply {
   bool keep_alive() {
     const std::lock_guard lock(mutex_);
     if (over_) return false;
-    if (Clock::now() - written_ >= keep_alive_ / 2) write(writer_->keep_alive());
+    if (begun_ && Clock::now() - written_ >= keep_alive_ / 2)
+      write(writer_->keep_alive());
     return !over_;
   }
 
  private:
   // What the other choices still say would come behind the error.
   void fail(const ApiError& error) override {
-    write(writer_->failed(error));
+    tell([this, error] { return writer_->failed(error); });
     finish();
   }
 
-  void write(std::string frames) {
-    if (frames.empty() || over_) return;
-    written_ = Clock::now();
+  // Frames are made in the order in which they go out: those of before the head once it
+  // is written, for the first frames show what there is.
+  void tell(std::function<std::string()> frames) {
+    if (over_) return;
     if (!begun_)
-      early_ += frames;
-    else if (!exchange_->write(std::move(frames))) {
+      early_.push_back(std::move(frames));
+    else
+      write(frames());
+  }
+
+  void write(std::string frames) {
+    if (frames.empty()) return;
+    written_ = Clock::now();
+    if (!exchange_->write(std::move(frames))) {
       over_ = true;
       if (answering_) answering_->cancel();
     }
@@ -180,7 +190,7 @@ class StreamReply final : public AnswerReply {
   Clock::time_point written_ = Clock::now();
   bool begun_ = false;
   bool ended_early_ = false;
-  std::string early_;  // frames from before the head
+  std::vector<std::function<std::string()>> early_;  // frames from before the head
 };
 
 class WholeReply final : public AnswerReply {
