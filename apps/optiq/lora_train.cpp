@@ -25,11 +25,13 @@ struct Options {
   std::string targets;
 };
 
-const std::map<std::string, train::RankScaling> kScalings = {
-    {"constant", train::RankScaling::kConstant},
-    {"by_bits", train::RankScaling::kByBits},
-    {"by_kl", train::RankScaling::kByKl},
-    {"by_grad", train::RankScaling::kByGrad}};
+const std::map<std::string, train::RankScaling> kScalings = [] {
+  std::map<std::string, train::RankScaling> names;
+  for (const auto scaling : {train::RankScaling::kConstant, train::RankScaling::kByBits,
+                             train::RankScaling::kByKl, train::RankScaling::kByGrad})
+    names[name(scaling)] = scaling;
+  return names;
+}();
 const std::map<std::string, train::Decay> kDecays = {{"constant", train::Decay::kNone},
                                                      {"cosine", train::Decay::kCosine},
                                                      {"linear", train::Decay::kLinear}};

@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::size_t kFirstState = 5;  // inputs: qkv, a, b, a_log, dt_bias, states
 
-// The array itself where the values of a row lie one after another.
+// True if the values of a row lie one after another; rows may lie apart.
 bool has_rows(const mx::array& x) { return x.shape(1) == 1 || x.strides()[1] == 1; }
 
 GatedDeltaArgs args_of(const mx::array& qkv, const mx::array& a, const mx::array& b,
