@@ -1,6 +1,6 @@
 // `optiq lora merge`: several adapters side by side in one.
+#include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 
 #include "command.h"
@@ -17,24 +17,17 @@ namespace {
 struct Options {
   std::string model;
   std::vector<std::string> adapters;
-  std::string weights;
+  std::vector<double> weights;
   std::filesystem::path output;
 };
 
 // A number for each adapter: 1 where none are given.
 std::vector<double> weights_of(const Options& options) {
   if (options.weights.empty()) return std::vector<double>(options.adapters.size(), 1.0);
-  std::vector<double> weights;
-  const std::string& text = options.weights;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    const std::string part = text.substr(begin, end - begin);
-    char* rest = nullptr;
-    weights.push_back(std::strtod(part.c_str(), &rest));
-    if (part.empty() || *rest != 0 || !std::isfinite(weights.back()))
-      throw UsageError("--weights: expected numbers with commas, found '" + text + "'");
-    begin = end + 1;
-  }
+  const std::vector<double>& weights = options.weights;
+  if (!std::ranges::all_of(weights,
+                           [](double weight) { return std::isfinite(weight); }))
+    throw UsageError("--weights: expected finite numbers");
   if (weights.size() != options.adapters.size())
     throw UsageError(
         fmt::format("--weights: expected a number for each of {} adapters, found {}",
@@ -94,6 +87,8 @@ Run add_lora_merge(CLI::App& app) {
       ->type_name("DIR");
   app.add_option("--weights", options->weights,
                  "What each counts, numbers with commas (1 each)")
+      ->delimiter(',')
+      ->allow_extra_args(false)
       ->type_name("LIST");
   return [options](Context& context) { lora_merge(*options, context); };
 }

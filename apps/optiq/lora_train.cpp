@@ -22,7 +22,7 @@ struct Options {
   train::TrainOptions train;
   train::DataOptions text;
   bool exact = false;
-  std::string targets;
+  std::vector<std::string> targets;
 };
 
 const std::map<std::string, train::RankScaling> kScalings = [] {
@@ -39,16 +39,6 @@ const std::map<std::string, train::LearnFrom> kLearnFrom = {
     {"all", train::LearnFrom::kAll},
     {"last", train::LearnFrom::kLastAnswer},
     {"answers", train::LearnFrom::kAnswers}};
-
-std::vector<std::string> split(const std::string& text) {
-  std::vector<std::string> parts;
-  for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    if (end > begin) parts.push_back(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return parts;
-}
 
 std::vector<train::Example> examples(const fs::path& file, const LoadedModel& model,
                                      const train::DataOptions& options) {
@@ -70,7 +60,7 @@ void lora_train(Options options, Context& context) {
   o.seed = context.seed;
   o.ranks.seed = context.seed;
   o.schedule.steps = o.iters;
-  o.targets = split(options.targets);
+  o.targets = options.targets;
   if (options.exact) o.objective.activation = kernels::Activation::kExact;
   std::error_code ignored;
   if (!o.resume && fs::exists(o.output / "training_state", ignored))
@@ -186,6 +176,8 @@ void add_rank_flags(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option("--target-modules", o.targets,
                  "Names of linear layers with commas, such as q_proj,v_proj (all)")
+      ->delimiter(',')
+      ->allow_extra_args(false)
       ->type_name("NAMES");
   app.add_option("--num-layers", t.num_layers, "The last N layers; -1: all")
       ->check(CLI::Range(-1, 1 << 20).description(""))

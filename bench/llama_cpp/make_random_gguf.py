@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Writes a GGUF file of a real shape with random Q4_0 weights.
 
-    bench/llama_cpp/make_random_gguf.py SHAPE FILE [--head q4_0|q6_k]
+    bench/llama_cpp/make_random_gguf.py SHAPE FILE [--head q4_0|q6_k] [--tokenizer JSON]
 
 The counterpart of `scripts/make-random-model SHAPE`: the same matrices, 4.5 bits a
 weight in both. llama.cpp's own converter keeps the embedding, which is the head too, at
-6 bits (`--head q6_k`); the comparison uses q4_0, so that both read the same bytes.
+6 bits (`--head q6_k`); the comparison uses q4_0, so that both read the same bytes. A
+server needs words: those of a tokenizer.json with byte-level BPE, the rest made up.
 
 Format: ggml/docs/gguf.md of llama.cpp. Blocks: Q4_0 is a half scale and 32 nibbles,
 Q6_K a superblock of 256 (128 + 64 bytes of codes, 16 int8 scales, a half).
 """
 import argparse
+import json
 import random
 import struct
 
@@ -23,7 +25,8 @@ SHAPES = {
         intermediate=8192, vocabulary=128256, eps=1e-5, rope_theta=5e5, qk_norm=False),
 }
 F32, Q4_0, Q6_K = 0, 2, 14  # ggml_type
-UINT32, FLOAT32, STRING = 4, 6, 8  # gguf value types
+UINT32, INT32, FLOAT32, STRING, ARRAY = 4, 5, 6, 8, 9  # gguf value types
+NORMAL, CONTROL, UNUSED = 1, 3, 5  # kinds of tokens
 ALIGNMENT = 32
 # Values are scale (code - 8) or scale scale6 (code - 32); either way deviate by 0.02.
 Q4_0_SCALE = 0.02 / ((16**2 - 1) / 12)**0.5
@@ -31,7 +34,8 @@ Q6_K_SCALE = 0.02 / (((64**2 - 1) / 12)**0.5 * 32)
 
 
 def text(value):
-    return struct.pack("<Q", len(value)) + value.encode()
+    encoded = value.encode()
+    return struct.pack("<Q", len(encoded)) + encoded
 
 
 def metadata(shape):
@@ -40,7 +44,6 @@ def metadata(shape):
         ("general.architecture", STRING, architecture),
         ("general.name", STRING, "random weights"),
         ("general.file_type", UINT32, 2),
-        ("tokenizer.ggml.model", STRING, "none"),
     ] + [(f"{architecture}.{key}", kind, value) for key, kind, value in [
         ("context_length", UINT32, 131072),
         ("embedding_length", UINT32, shape["hidden"]),
@@ -61,6 +64,35 @@ def metadata(shape):
         packed += text(value) if kind == STRING else struct.pack(
             "<I" if kind == UINT32 else "<f", value)
     return len(pairs), packed
+
+
+def words(file, vocabulary):
+    """The metadata of a tokenizer; without a file, that there is none."""
+    if not file:
+        return 1, text("tokenizer.ggml.model") + struct.pack("<I", STRING) + text("none")
+    with open(file, encoding="utf-8") as opened:
+        tokenizer = json.load(opened)
+    tokens = [f"[unused {i}]" for i in range(vocabulary)]
+    kinds = [UNUSED] * vocabulary
+    for token, i in tokenizer["model"]["vocab"].items():
+        tokens[i], kinds[i] = token, NORMAL
+    for added in tokenizer["added_tokens"]:
+        tokens[added["id"]], kinds[added["id"]] = added["content"], CONTROL
+    merges = [merge if isinstance(merge, str) else " ".join(merge)
+              for merge in tokenizer["model"]["merges"]]
+
+    def array(name, kind, items):
+        return text(name) + struct.pack("<IIQ", ARRAY, kind, len(items)) + b"".join(
+            text(item) if kind == STRING else struct.pack("<i", item) for item in items)
+
+    packed = array("tokenizer.ggml.tokens", STRING, tokens)
+    packed += array("tokenizer.ggml.token_type", INT32, kinds)
+    packed += array("tokenizer.ggml.merges", STRING, merges)
+    for key, value in (("model", "gpt2"), ("pre", "qwen2")):
+        packed += text(f"tokenizer.ggml.{key}") + struct.pack("<I", STRING) + text(value)
+    end = max(added["id"] for added in tokenizer["added_tokens"])
+    packed += text("tokenizer.ggml.eos_token_id") + struct.pack("<II", UINT32, end)
+    return 6, packed
 
 
 def tensors(shape, head):
@@ -105,6 +137,7 @@ def main():
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("file")
     parser.add_argument("--head", choices=("q4_0", "q6_k"), default="q4_0")
+    parser.add_argument("--tokenizer")
     arguments = parser.parse_args()
     bytes_per_value = {F32: 4, Q4_0: 18 / 32, Q6_K: 210 / 256}
 
@@ -118,6 +151,8 @@ def main():
         offset += int(columns * max(rows, 1) * bytes_per_value[kind])
         offset += -offset % ALIGNMENT
     n_pairs, pairs = metadata(shape)
+    n_words, packed = words(arguments.tokenizer, shape["vocabulary"])
+    n_pairs, pairs = n_pairs + n_words, pairs + packed
     header = b"GGUF" + struct.pack("<IQQ", 3, len(listed), n_pairs) + pairs + infos
 
     generator = random.Random(1)

@@ -11,6 +11,7 @@
 #include "mlx/transforms.h"
 #include "optiq/base/signal.h"
 #include "optiq/checkpoint/checkpoint.h"
+#include "optiq/convert/other_files.h"
 #include "optiq/quantize/linear_weight.h"
 
 namespace optiq::convert {
@@ -72,6 +73,101 @@ std::int64_t shape_bytes(const TensorEntry& entry) {
   return bits / 8;
 }
 
+// What one weight file of the copy holds.
+struct File {
+  std::vector<TensorEntry> entries;
+  std::vector<std::string> copied;  // tensors
+  std::vector<const models::LinearModule*> changed;
+};
+
+// The tensors that a changed layer will have: shapes are known without the values, of
+// which one layer's are made at a time.
+std::vector<TensorEntry> entries_of(const models::LinearModule& module,
+                                    bool requantize) {
+  const kernels::LinearWeight& w = module.weight;
+  const std::int64_t N = w.output_dim(), K = w.input_dim();
+  if (!w.quantized() || !requantize)
+    return {{module.path + ".weight",
+             w.quantized() ? DataType::kBF16 : type_of(w.weight),
+             {N, K}}};
+  const std::int64_t groups = K / w.spec.group_size;
+  std::vector<TensorEntry> entries{
+      {module.path + ".weight", DataType::kU32, {N, K * w.spec.bits / 32}},
+      {module.path + ".scales", type_of(*w.scales), {N, groups}}};
+  if (w.biases)
+    entries.push_back({module.path + ".biases", type_of(*w.biases), {N, groups}});
+  return entries;
+}
+
+// The changed layers by the names of all tensors that they have in the source.
+using Owners = std::map<std::string, const models::LinearModule*>;
+
+Owners owners_of(models::Model& model, const models::Adapter& adapter) {
+  Owners owners;
+  for (const models::LinearModule* module : model.linears())
+    if (adapter.find(module->name))
+      for (const char* part : {".weight", ".scales", ".biases"})
+        owners[module->path + part] = module;
+  return owners;
+}
+
+File planned(const checkpoint::Checkpoint& source, const fs::path& file,
+             const Owners& owners, bool requantize) {
+  File plan;
+  for (const std::string& name : source.names()) {
+    const auto& info = source.info(name);
+    if (info.file != file) continue;
+    const auto owner = owners.find(name);
+    if (owner == owners.end()) {
+      plan.entries.push_back({name, info.dtype, info.shape});
+      plan.copied.push_back(name);
+    } else if (name.ends_with(".weight")) {
+      plan.changed.push_back(owner->second);
+    }
+  }
+  for (const models::LinearModule* module : plan.changed)
+    for (TensorEntry& entry : entries_of(*module, requantize))
+      plan.entries.push_back(std::move(entry));
+  return plan;
+}
+
+void write_file(const checkpoint::Checkpoint& source, const File& plan,
+                const models::Adapter& adapter, bool requantize,
+                const fs::path& target) {
+  checkpoint::SafetensorsWriter writer(target, plan.entries,
+                                       {{"format", source.format()}});
+  for (const std::string& name : plan.copied) {
+    throw_if_interrupted();
+    writer.write(name, source.mapped_bytes(name));
+    source.release(name);
+  }
+  for (const models::LinearModule* module : plan.changed) {
+    throw_if_interrupted();
+    for (const Named& tensor :
+         changed(*module, *adapter.find(module->name), requantize)) {
+      const mx::array rows = mx::contiguous(tensor.value);
+      mx::eval(rows);
+      writer.write(tensor.name, {reinterpret_cast<const std::byte*>(rows.data<char>()),
+                                 rows.nbytes()});
+    }
+  }
+  writer.finish();
+}
+
+// Layers that became dense are no longer quantized by the config either.
+nlohmann::json written_config(const checkpoint::Checkpoint& source,
+                              models::Model& model, const models::Adapter& adapter,
+                              bool requantize) {
+  nlohmann::json config = source.config();
+  if (requantize) return config;
+  for (const char* key : {"quantization", "quantization_config"})
+    if (config.contains(key) && config[key].is_object())
+      for (const models::LinearModule* module : model.linears())
+        if (adapter.find(module->name) && module->weight.quantized())
+          config[key][module->path] = false;
+  return config;
+}
+
 }  // namespace
 
 std::int64_t fuse_adapter(const fs::path& source, models::Model& model,
@@ -79,94 +175,28 @@ std::int64_t fuse_adapter(const fs::path& source, models::Model& model,
                           AtomicDirectory& directory) {
   const auto checkpoint = checkpoint::Checkpoint::open(
       source, {checkpoint::Residency::kMapped, /*check_finite=*/false});
-  // By the names of all tensors that a changed layer has in the source.
-  std::map<std::string, const models::LinearModule*> owners;
-  for (const models::LinearModule* module : model.linears())
-    if (adapter.find(module->name))
-      for (const char* part : {".weight", ".scales", ".biases"})
-        owners[module->path + part] = module;
+  const Owners owners = owners_of(model, adapter);
   nlohmann::json weight_map = nlohmann::json::object();
   std::int64_t bytes = 0, total = 0;
   for (const fs::path& file : checkpoint.files()) {
-    std::vector<TensorEntry> entries;
-    std::vector<std::string> copied;
-    std::vector<const models::LinearModule*> here;
-    for (const std::string& name : checkpoint.names()) {
-      const auto& info = checkpoint.info(name);
-      if (info.file != file) continue;
-      const auto owner = owners.find(name);
-      if (owner == owners.end()) {
-        entries.push_back({name, info.dtype, info.shape});
-        copied.push_back(name);
-      } else if (name.ends_with(".weight")) {
-        here.push_back(owner->second);
-      }
-    }
-    // Shapes are known without the values, but for one layer at a time.
-    for (const models::LinearModule* module : here) {
-      const kernels::LinearWeight& w = module->weight;
-      const std::int64_t N = w.output_dim(), K = w.input_dim();
-      if (!w.quantized() || !options.requantize) {
-        entries.push_back({module->path + ".weight",
-                           w.quantized() ? DataType::kBF16 : type_of(w.weight),
-                           {N, K}});
-        continue;
-      }
-      const std::int64_t groups = K / w.spec.group_size;
-      entries.push_back(
-          {module->path + ".weight", DataType::kU32, {N, K * w.spec.bits / 32}});
-      entries.push_back({module->path + ".scales", type_of(*w.scales), {N, groups}});
-      if (w.biases)
-        entries.push_back({module->path + ".biases", type_of(*w.biases), {N, groups}});
-    }
+    const File plan = planned(checkpoint, file, owners, options.requantize);
     const fs::path target = directory.path() / file.filename();
-    checkpoint::SafetensorsWriter writer(target, entries,
-                                         {{"format", checkpoint.format()}});
-    for (const std::string& name : copied) {
-      throw_if_interrupted();
-      writer.write(name, checkpoint.mapped_bytes(name));
-      checkpoint.release(name);
-    }
-    for (const models::LinearModule* module : here) {
-      throw_if_interrupted();
-      for (const Named& tensor :
-           changed(*module, *adapter.find(module->name), options.requantize)) {
-        const mx::array rows = mx::contiguous(tensor.value);
-        mx::eval(rows);
-        writer.write(
-            tensor.name,
-            {reinterpret_cast<const std::byte*>(rows.data<char>()), rows.nbytes()});
-      }
-    }
-    writer.finish();
-    for (const TensorEntry& entry : entries) {
+    write_file(checkpoint, plan, adapter, options.requantize, target);
+    for (const TensorEntry& entry : plan.entries) {
       weight_map[entry.name] = file.filename().string();
       total += shape_bytes(entry);
     }
     bytes += static_cast<std::int64_t>(fs::file_size(target));
   }
-  nlohmann::json config = checkpoint.config();
-  if (!options.requantize)
-    for (const char* key : {"quantization", "quantization_config"})
-      if (config.contains(key) && config[key].is_object())
-        for (const models::LinearModule* module : model.linears())
-          if (adapter.find(module->name) && module->weight.quantized())
-            config[key][module->path] = false;
   const auto write_json = [&](const char* name, const nlohmann::json& value) {
     write_file_atomic(directory.path() / name, value.dump(4) + "\n");
   };
   if (checkpoint.files().size() > 1)
     write_json("model.safetensors.index.json",
                {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}});
-  for (const auto& entry : fs::directory_iterator(source)) {
-    const std::string name = entry.path().filename().string();
-    if (!entry.is_regular_file() || entry.path().extension() == ".safetensors" ||
-        name == "config.json" || name.ends_with(".safetensors.index.json") ||
-        name.starts_with("."))
-      continue;
-    fs::copy_file(entry.path(), directory.path() / name);
-  }
-  write_json("config.json", config);
+  copy_other_files(source, directory.path());
+  write_json("config.json",
+             written_config(checkpoint, model, adapter, options.requantize));
   directory.commit();
   return bytes;
 }

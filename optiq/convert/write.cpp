@@ -11,6 +11,7 @@
 #include "optiq/checkpoint/quantization_config.h"
 #include "optiq/checkpoint/safetensors.h"
 #include "optiq/convert/mlx_form.h"
+#include "optiq/convert/other_files.h"
 
 namespace optiq::convert {
 namespace {
@@ -111,21 +112,6 @@ void write_shard(const checkpoint::Checkpoint& source, const MlxForm& form,
     source.release(tensor);
   }
   writer.finish();
-}
-
-// Everything that is neither weights nor written anew: tokenizer, template, card.
-void copy_other_files(const fs::path& from, const fs::path& to) {
-  for (const auto& entry : fs::directory_iterator(from)) {
-    const std::string name = entry.path().filename().string();
-    const std::string extension = entry.path().extension().string();
-    const bool wanted = extension == ".json" || extension == ".jinja" ||
-                        extension == ".txt" || extension == ".model" ||
-                        name.starts_with("LICENSE");
-    if (!entry.is_regular_file() || !wanted || name == "config.json" ||
-        name.ends_with(".safetensors.index.json") || name == "optiq_metadata.json")
-      continue;
-    fs::copy_file(entry.path(), to / name);
-  }
 }
 
 // The original of this program once wrote one width for all while its metadata claimed

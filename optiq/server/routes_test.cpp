@@ -118,6 +118,53 @@ TEST_F(Routes, EachTakesWhatItsClientsSend) {
     }
 }
 
+// The data of each server-sent event.
+std::vector<Json> events_of(const std::string& stream) {
+  std::vector<Json> events;
+  constexpr std::string_view kData = "data: ";
+  for (auto at = stream.find(kData); at != std::string::npos;
+       at = stream.find(kData, at)) {
+    at += kData.size();
+    const std::string line = stream.substr(at, stream.find('\n', at) - at);
+    if (line != "[DONE]") events.push_back(Json::parse(line));
+  }
+  return events;
+}
+
+// An engine may be done before the route has written the head of the stream.
+TEST_F(Routes, AnAnswerThatOvertakesItsHeadIsToldBehindIt) {
+  const std::string prompt = R"("say [[{!at_once}well then]]")";
+  const std::string messages =
+      R"("messages": [{"role": "user", "content": )" + prompt + "}]";
+  struct StreamCase {
+    void (*route)(const ApiContext&, std::shared_ptr<http::Exchange>);
+    std::string body;
+    const char* first;  // event
+    const char* last;
+  };
+  const StreamCase cases[] = {
+      {openai::responses, R"("input": )" + prompt, "response.created",
+       "response.completed"},
+      {anthropic::messages, R"("max_tokens": 9, )" + messages, "message_start",
+       "message_stop"},
+      {openai::chat_completions, messages, nullptr, nullptr},
+      {openai::completions, R"("prompt": )" + prompt, nullptr, nullptr},
+  };
+  for (const StreamCase& one : cases) {
+    const auto exchange = ask({"", one.route, {}},
+                              R"({"model": "demo", "stream": true, )" + one.body + "}");
+    ASSERT_EQ(exchange->status, 200) << exchange->body;
+    EXPECT_NE(exchange->body.find("well"), std::string::npos) << exchange->body;
+    const auto events = events_of(exchange->body);
+    ASSERT_GE(events.size(), 2u);
+    if (!one.first) continue;
+    EXPECT_EQ(events.front()["type"], one.first);
+    EXPECT_EQ(events.back()["type"], one.last);
+    if (events.front().contains("response"))
+      EXPECT_TRUE(events.front()["response"]["output"].empty()) << events.front();
+  }
+}
+
 // Somewhere in the JSON: another value, one more, one less.
 void mutate(Json& json, std::mt19937& random) {
   static const char* const kValues[] = {"null",

@@ -364,13 +364,17 @@ class BatchEngine::Impl {
     std::erase(seen_, youngest);
   }
 
-  // The sequences whose tokens are read but for the last one.
+  // The sequences whose tokens are read but for the last one; those of one adapter side
+  // by side, for its matrices are then read once.
   std::vector<RunningPtr> decoding() const {
     std::vector<RunningPtr> batch;
     for (const RunningPtr& request : running_)
       if (!request->finished() && request->has_state() && !request->in_prompt() &&
           request->unread() == 1)
         batch.push_back(request);
+    std::ranges::stable_sort(batch, std::less{}, [](const RunningPtr& request) {
+      return request->adapter().get();
+    });
     return batch;
   }
 

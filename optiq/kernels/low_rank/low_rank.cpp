@@ -20,38 +20,53 @@ namespace {
 // Multiply-adds that outweigh the claim of a chunk.
 constexpr int kWorthAChunk = 1 << 15;
 
+// Some rows of one product.
+struct Block {
+  const LowRankArgs* args;
+  LowRankRows rows;
+};
+
 }  // namespace
 
-void low_rank(const LowRankArgs& args, const LowRankRows* rows, int n_rows) {
+void low_rank(std::span<const LowRankArgs> products) {
   const auto inner = OPTIQ_CHOOSE(low_rank_inner);
   const auto outer = OPTIQ_CHOOSE(low_rank_outer);
-  std::vector<LowRankRows> blocks;
-  for (const LowRankRows& r : std::span(rows, static_cast<std::size_t>(n_rows)))
-    for (int begin = r.begin; begin < r.end; begin += kLowRankBlock)
-      blocks.push_back({begin, std::min(r.end, begin + kLowRankBlock), r.factors});
-  const auto space = [](const LowRankRows& block) {
-    const int rank = block.factors ? block.factors->rank : 0;
-    return static_cast<std::size_t>((block.end - block.begin) * rank);
+  std::vector<Block> blocks;
+  for (const LowRankArgs& args : products)
+    for (const LowRankRows& r : args.rows)
+      for (int begin = r.begin; begin < r.end; begin += kLowRankBlock)
+        blocks.push_back(
+            {&args, {begin, std::min(r.end, begin + kLowRankBlock), r.factors}});
+  const auto h_of = [&](const Block& block) {
+    const LowRankRows& r = block.rows;
+    std::vector<float> h;
+    if (!r.factors) return h;
+    h.resize(static_cast<std::size_t>((r.end - r.begin) * r.factors->rank));
+    inner(*block.args, *r.factors, r.begin, r.end, h.data());
+    return h;
   };
-  if (blocks.size() == 1) {  // a step of few rows: its columns are shared out
-    const LowRankRows& block = blocks[0];
-    std::vector<float> h(space(block));
-    if (block.factors) inner(args, *block.factors, block.begin, block.end, h.data());
-    const int row_work = std::max<int>(1, static_cast<int>(h.size()));
-    const int grain = std::max(64, kWorthAChunk / row_work / 64 * 64);
-    parallel_ranges(static_cast<std::size_t>(args.N), static_cast<std::size_t>(grain),
-                    [&](std::size_t begin, std::size_t end) {
-                      outer(args, block.factors, block.begin, block.end, h.data(),
-                            static_cast<int>(begin), static_cast<int>(end));
-                    });
+  const auto add = [&](const Block& block, const std::vector<float>& h, int n_begin,
+                       int n_end) {
+    outer(*block.args, block.rows.factors, block.rows.begin, block.rows.end, h.data(),
+          n_begin, n_end);
+  };
+  if (blocks.size() > products.size()) {
+    parallel_for(blocks.size(), [&](std::size_t i) {
+      add(blocks[i], h_of(blocks[i]), 0, blocks[i].args->N);
+    });
     return;
   }
-  parallel_for(blocks.size(), [&](std::size_t i) {
-    const LowRankRows& block = blocks[i];
-    std::vector<float> h(space(block));
-    if (block.factors) inner(args, *block.factors, block.begin, block.end, h.data());
-    outer(args, block.factors, block.begin, block.end, h.data(), 0, args.N);
-  });
+  // A step of few rows: its columns are shared out.
+  for (const Block& block : blocks) {
+    const std::vector<float> h = h_of(block);
+    const int row_work = std::max<int>(1, static_cast<int>(h.size()));
+    const int grain = std::max(64, kWorthAChunk / row_work / 64 * 64);
+    parallel_ranges(static_cast<std::size_t>(block.args->N),
+                    static_cast<std::size_t>(grain),
+                    [&](std::size_t begin, std::size_t end) {
+                      add(block, h, static_cast<int>(begin), static_cast<int>(end));
+                    });
+  }
 }
 
 }  // namespace optiq::kernels

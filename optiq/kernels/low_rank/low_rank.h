@@ -4,6 +4,7 @@
 // rows with different adapters, and with none, share one pass over the base's weights.
 #pragma once
 #include <cstdint>
+#include <span>
 
 #include "optiq/kernels/float_type.h"
 
@@ -38,12 +39,14 @@ struct LowRankArgs {
   float* out = nullptr;             // [M, N]; may be y or residual
   int K = 0;
   int N = 0;
+  std::span<const LowRankRows> rows{};  // all M of them, each once
 };
 
 /// out = y + z + residual,  z = scale (x a^T) b,
 /// and with a gain (DoRA)  out = gain (y - bias + z) + bias + residual.
 ///
-/// Requires  `rows`, `n_rows` of them, cover all rows of the call, each once.
+/// for each of the products given: those of one layer and one input share the threads.
+///
 /// Cost      2 M rank (K + N) operations; reads a and b once for each eight rows.
 /// Source    Hu et al. 2021 (LoRA), eq. 3; Liu et al. 2024 (DoRA), eq. 5 with the norm
 ///           as a constant in `gain`.
@@ -51,7 +54,7 @@ struct LowRankArgs {
 /// The sum over K runs in sixteen chains, k in chain k mod 16, added from the left; the
 /// one over ranks in ascending order. So a row's result depends neither on the other
 /// rows, nor on threads or the SIMD target.
-void low_rank(const LowRankArgs& args, const LowRankRows* rows, int n_rows);
+void low_rank(std::span<const LowRankArgs> products);
 
 /// Part of a call: rows [begin, end), at most kLowRankBlock of them, of one adapter.
 /// h [rows, rank] is scale (x a^T).

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -29,10 +30,11 @@ struct Part {
   int factors;  // an index; -1: none
 };
 
-// Inputs: x, y, then residual and bias where there are any, then each adapter's arrays.
+// Where the arrays of one product are, and whose rows they are.
 struct Layout {
+  int y;
   std::vector<Part> parts;
-  std::vector<FactorSlots> factors;
+  std::vector<FactorSlots> factors{};
   int residual = -1;
   int bias = -1;
 };
@@ -49,7 +51,7 @@ mx::array changed(const Arrays& in, const Layout& layout, const FactorSlots& f,
   const auto as_float = [&](int slot) { return mx::astype(at(in, slot), mx::float32); };
   const mx::array h =
       mx::matmul(rows_of(at(in, f.x), begin, end), mx::transpose(as_float(f.a)));
-  mx::array y = rows_of(at(in, 1), begin, end);
+  mx::array y = rows_of(at(in, layout.y), begin, end);
   const bool biased = f.gain >= 0 && layout.bias >= 0;
   if (biased) y = y - at(in, layout.bias);
   y = y + mx::matmul(f.scale * h, as_float(f.b));
@@ -57,14 +59,14 @@ mx::array changed(const Arrays& in, const Layout& layout, const FactorSlots& f,
   return biased ? y + at(in, layout.bias) : y;
 }
 
-Arrays fallback_low_rank(const Arrays& in, const Layout& layout) {
+mx::array product(const Arrays& in, const Layout& layout) {
   std::vector<mx::array> pieces;
   int begin = 0;
   for (const Part& part : layout.parts) {
     const int end = begin + part.rows;
     pieces.push_back(
         part.factors < 0
-            ? rows_of(at(in, 1), begin, end)
+            ? rows_of(at(in, layout.y), begin, end)
             : changed(in, layout,
                       layout.factors[static_cast<std::size_t>(part.factors)], begin,
                       end));
@@ -72,7 +74,7 @@ Arrays fallback_low_rank(const Arrays& in, const Layout& layout) {
   }
   mx::array y = pieces.size() == 1 ? pieces[0] : mx::concatenate(pieces, 0);
   if (layout.residual >= 0) y = y + at(in, layout.residual);
-  return {y};
+  return y;
 }
 
 // Inputs: x, a, b, the gradient by the result. Outputs: the gradients by x, a and b.
@@ -107,106 +109,133 @@ class LowRankBackward : public FusedPrimitive {
   float scale_;
 };
 
+// Inputs: x, then the arrays of each product. Outputs: the products.
 class LowRankNode : public FusedPrimitive {
  public:
-  LowRankNode(Fallback fallback, Layout layout)
+  LowRankNode(Fallback fallback, std::vector<Layout> layouts)
       : FusedPrimitive(fused_stream(), "LowRank", std::move(fallback)),
-        layout_(std::move(layout)) {}
+        layouts_(std::move(layouts)) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    if (!donate(inputs[1], outputs[0])) allocate(outputs[0]);
+    release_siblings(inputs, outputs);
+    struct Rows {
+      std::vector<LowRankFactors> factors;
+      std::vector<LowRankRows> rows;
+    };
+    // What args point to moves with them.
+    auto rows = std::make_shared<std::vector<Rows>>(layouts_.size());
+    auto products = std::make_shared<std::vector<LowRankArgs>>(layouts_.size());
     const auto data = [&](int slot) { return contiguous(at(inputs, slot)); };
-    const mx::array x = data(0), y = data(1);
-    LowRankArgs args;
-    args.x = x.data<float>();
-    args.y = y.data<float>();
-    args.K = x.shape(1);
-    args.N = y.shape(1);
-    if (layout_.residual >= 0) args.residual = data(layout_.residual).data<float>();
-    if (layout_.bias >= 0) args.bias = data(layout_.bias).data<float>();
-    auto factors = std::make_shared<std::vector<LowRankFactors>>();
-    for (const FactorSlots& f : layout_.factors) {
-      const mx::array a = data(f.a), b = data(f.b);
-      factors->push_back({a.data<char>(), b.data<char>(), float_type_of(a.dtype()),
-                          float_type_of(b.dtype()), a.shape(0), f.scale,
-                          f.gain >= 0 ? data(f.gain).data<float>() : nullptr});
+    const mx::array x = data(0);
+    for (std::size_t i = 0; i < layouts_.size(); ++i) {
+      const Layout& layout = layouts_[i];
+      if (!donate(at(inputs, layout.y), outputs[i])) allocate(outputs[i]);
+      const mx::array y = data(layout.y);
+      LowRankArgs& args = (*products)[i];
+      args.x = x.data<float>();
+      args.y = y.data<float>();
+      args.K = x.shape(1);
+      args.N = y.shape(1);
+      if (layout.residual >= 0) args.residual = data(layout.residual).data<float>();
+      if (layout.bias >= 0) args.bias = data(layout.bias).data<float>();
+      auto& [factors, all_rows] = (*rows)[i];
+      for (const FactorSlots& f : layout.factors) {
+        const mx::array a = data(f.a), b = data(f.b);
+        factors.push_back({a.data<char>(), b.data<char>(), float_type_of(a.dtype()),
+                           float_type_of(b.dtype()), a.shape(0), f.scale,
+                           f.gain >= 0 ? data(f.gain).data<float>() : nullptr});
+      }
+      int begin = 0;
+      for (const Part& part : layout.parts) {
+        all_rows.push_back(
+            {begin, begin + part.rows,
+             part.factors < 0
+                 ? nullptr
+                 : factors.data() + static_cast<std::size_t>(part.factors)});
+        begin += part.rows;
+      }
+      args.rows = all_rows;
+      args.out = outputs[i].data<float>();
     }
-    auto rows = std::make_shared<std::vector<LowRankRows>>();
-    int begin = 0;
-    for (const Part& part : layout_.parts) {
-      rows->push_back({begin, begin + part.rows,
-                       part.factors < 0
-                           ? nullptr
-                           : factors->data() + static_cast<std::size_t>(part.factors)});
-      begin += part.rows;
-    }
-    args.out = outputs[0].data<float>();
-    dispatch([args, rows, factors] {
-      low_rank(args, rows->data(), static_cast<int>(rows->size()));
-    });
+    dispatch([products, rows] { low_rank(*products); });
   }
 
   // One adapter of floats for all rows, as in training: with a kernel.
   Arrays vjp(const Arrays& primals, const Arrays& cotangents,
              const std::vector<int>& argnums, const Arrays& outputs) override {
-    const bool alone = layout_.factors.size() == 1 && layout_.parts.size() == 1 &&
-                       layout_.factors[0].gain < 0 && runs_on_cpu();
-    if (!alone || at(primals, layout_.factors[0].a).dtype() != mx::float32 ||
-        at(primals, layout_.factors[0].b).dtype() != mx::float32)
+    if (!runs_on_cpu() || !std::ranges::all_of(layouts_, [&](const Layout& layout) {
+          return trains(primals, layout);
+        }))
       return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
-    const FactorSlots& f = layout_.factors[0];
-    const mx::array a = at(primals, f.a), b = at(primals, f.b);
-    const auto gradients =
-        mx::array::make_arrays({primals[0].shape(), a.shape(), b.shape()},
-                               {mx::float32, mx::float32, mx::float32},
-                               std::make_shared<LowRankBackward>(fallback(), f.scale),
-                               {primals[0], a, b, cotangents[0]});
+    std::map<int, mx::array> by_slot;
+    for (std::size_t i = 0; i < layouts_.size(); ++i) {
+      const Layout& layout = layouts_[i];
+      const FactorSlots& f = layout.factors[0];
+      const mx::array a = at(primals, f.a), b = at(primals, f.b);
+      const auto gradients =
+          mx::array::make_arrays({primals[0].shape(), a.shape(), b.shape()},
+                                 {mx::float32, mx::float32, mx::float32},
+                                 std::make_shared<LowRankBackward>(fallback(), f.scale),
+                                 {primals[0], a, b, cotangents[i]});
+      const auto [dx, is_first] = by_slot.try_emplace(0, gradients[0]);
+      if (!is_first) dx->second = dx->second + gradients[0];
+      by_slot.insert_or_assign(f.a, gradients[1]);
+      by_slot.insert_or_assign(f.b, gradients[2]);
+      by_slot.insert_or_assign(layout.y, cotangents[i]);
+      if (layout.residual >= 0)
+        by_slot.insert_or_assign(layout.residual, cotangents[i]);
+    }
     Arrays wanted;
-    for (const int argnum : argnums)
-      wanted.push_back(argnum == 0     ? gradients[0]
-                       : argnum == f.a ? gradients[1]
-                       : argnum == f.b ? gradients[2]
-                                       : cotangents[0]);  // y and the residual
+    for (const int argnum : argnums) wanted.push_back(by_slot.at(argnum));
     return wanted;
   }
 
  private:
-  const Layout layout_;
+  static bool trains(const Arrays& primals, const Layout& layout) {
+    if (layout.parts.size() != 1 || layout.factors.size() != 1) return false;
+    const FactorSlots& f = layout.factors[0];
+    return f.gain < 0 && layout.bias < 0 && at(primals, f.a).dtype() == mx::float32 &&
+           at(primals, f.b).dtype() == mx::float32;
+  }
+
+  const std::vector<Layout> layouts_;
 };
 
-}  // namespace
+void check(const mx::array& x, const LowRankProduct& product) {
+  const int K = x.shape(1), N = product.y.shape(1);
+  int rows = 0;
+  for (const LowRankPart& part : product.parts) {
+    rows += part.rows;
+    const LowRank* f = part.factors;
+    if (f && (f->a.ndim() != 2 || f->b.ndim() != 2 || f->a.shape(1) != K ||
+              f->b.shape(1) != N || f->a.shape(0) != f->b.shape(0)))
+      throw std::invalid_argument(
+          fmt::format("[low_rank] expected matrices [rank, {}] and [rank, {}]", K, N));
+  }
+  if (rows != x.shape(0) || rows != product.y.shape(0))
+    throw std::invalid_argument(fmt::format(
+        "[low_rank] expected parts of {} rows together, found {}", x.shape(0), rows));
+}
 
-mx::array low_rank(const mx::array& x, const mx::array& y,
-                   std::span<const LowRankPart> parts, const LowRankOptions& options) {
-  Layout layout;
-  Arrays inputs{x, y};
+// Adds the arrays of a product to the inputs.
+Layout laid_out(const mx::array& x, const LowRankProduct& product, Arrays& inputs) {
   const auto add = [&](const mx::array& array) {
     inputs.push_back(array);
     return static_cast<int>(inputs.size()) - 1;
   };
-  if (options.residual) layout.residual = add(*options.residual);
-  if (options.bias) layout.bias = add(mx::astype(*options.bias, mx::float32));
-  const int K = x.shape(1), N = y.shape(1);
+  Layout layout{add(product.y), {}};
+  if (product.residual) layout.residual = add(*product.residual);
+  if (product.bias) layout.bias = add(mx::astype(*product.bias, mx::float32));
   std::map<const LowRank*, int> known;
-  bool reads_x = true;
-  int rows = 0;
-  for (const LowRankPart& part : parts) {
-    rows += part.rows;
+  for (const LowRankPart& part : product.parts) {
     int index = -1;
     if (const LowRank* f = part.factors) {
-      if (f->a.ndim() != 2 || f->b.ndim() != 2 || f->a.shape(1) != K ||
-          f->b.shape(1) != N || f->a.shape(0) != f->b.shape(0))
-        throw std::invalid_argument(fmt::format(
-            "[low_rank] expected matrices [rank, {}] and [rank, {}]", K, N));
       const auto [place, is_new] =
           known.try_emplace(f, static_cast<int>(layout.factors.size()));
       index = place->second;
       if (is_new) {
         FactorSlots slots;
-        if (f->input) {
-          slots.x = add(f->input(x));
-          reads_x = false;
-        }
+        if (f->input) slots.x = add(f->input(x));
         slots.a = add(f->a);
         slots.b = add(f->b);
         slots.scale = f->scale;
@@ -216,16 +245,32 @@ mx::array low_rank(const mx::array& x, const mx::array& y,
     }
     layout.parts.push_back({part.rows, index});
   }
-  if (rows != x.shape(0) || rows != y.shape(0))
-    throw std::invalid_argument(fmt::format(
-        "[low_rank] expected parts of {} rows together, found {}", x.shape(0), rows));
-  Fallback fallback = [layout](const Arrays& in) {
-    return fallback_low_rank(in, layout);
+  return layout;
+}
+
+}  // namespace
+
+std::vector<mx::array> low_rank(const mx::array& x,
+                                const std::vector<LowRankProduct>& products) {
+  Arrays inputs{x};
+  std::vector<Layout> layouts;
+  std::vector<mx::Shape> shapes;
+  bool reads_x = true;  // and nothing in its place
+  for (const LowRankProduct& product : products) {
+    check(x, product);
+    layouts.push_back(laid_out(x, product, inputs));
+    shapes.push_back(product.y.shape());
+    for (const FactorSlots& f : layouts.back().factors) reads_x = reads_x && f.x == 0;
+  }
+  Fallback fallback = [layouts](const Arrays& in) {
+    Arrays out;
+    for (const Layout& layout : layouts) out.push_back(product(in, layout));
+    return out;
   };
-  if (!reads_x || !runs_on_cpu()) return fallback(inputs)[0];
-  return mx::array(
-      y.shape(), mx::float32,
-      std::make_shared<LowRankNode>(std::move(fallback), std::move(layout)), inputs);
+  if (!reads_x || !runs_on_cpu()) return fallback(inputs);
+  return mx::array::make_arrays(
+      std::move(shapes), std::vector<mx::Dtype>(products.size(), mx::float32),
+      std::make_shared<LowRankNode>(std::move(fallback), std::move(layouts)), inputs);
 }
 
 }  // namespace optiq::kernels

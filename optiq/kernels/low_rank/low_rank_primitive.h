@@ -2,7 +2,6 @@
 #pragma once
 #include <functional>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "mlx/array.h"
@@ -33,18 +32,24 @@ struct LowRankPart {
   const LowRank* factors = nullptr;
 };
 
-struct LowRankOptions {
-  std::optional<mx::array> residual;  // added at the end, [T, N]
-  std::optional<mx::array> bias;      // of the base, [N]: a gain leaves it alone
+/// A product of the base, and what changes it.
+///
+/// Shapes    y [T, N], the base's product; residual [T, N], added at the end;
+///           bias [N] of the base: a gain leaves it alone
+/// Requires  the parts cover all T rows, in order.
+struct LowRankProduct {
+  mx::array y;
+  std::vector<LowRankPart> parts;
+  std::optional<mx::array> residual{};
+  std::optional<mx::array> bias{};
 };
 
 /// y + scale (x a^T) b + residual for each row with its own factors; with a gain, that
-/// times y and the product.
+/// times y and the product. For several products of one x.
 ///
-/// Shapes    x [T, K]; y [T, N], the base's product -> [T, N]
-/// Requires  the parts cover all rows, in order.
-mx::array low_rank(const mx::array& x, const mx::array& y,
-                   std::span<const LowRankPart> parts,
-                   const LowRankOptions& options = {});
+/// Shapes    x [T, K] -> one [T, N_i] for each product
+/// Throws    std::invalid_argument if shapes do not fit
+std::vector<mx::array> low_rank(const mx::array& x,
+                                const std::vector<LowRankProduct>& products);
 
 }  // namespace optiq::kernels

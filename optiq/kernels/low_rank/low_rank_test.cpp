@@ -72,7 +72,8 @@ struct Problem {
     GuardedFloats out(size(M, N));
     LowRankArgs call = args;
     call.out = out.data();
-    low_rank(call, rows.data(), static_cast<int>(rows.size()));
+    call.rows = rows;
+    low_rank({&call, 1});
     return {out.begin(), out.end()};
   }
 };
@@ -139,9 +140,11 @@ TEST(LowRankPrimitive, AgreesWithPlainOperationsInValueAndGradient) {
   const auto bias = mx::reshape(array_of(9, 1, 24), {24});
   const auto run = [&](const std::vector<mx::array>& in, bool plain) {
     const LowRank one{in[2], in[3], 0.5f}, two{in[4], in[5], 2.0f, in[6]};
-    const LowRankPart parts[] = {{3, &one}, {2, nullptr}, {4, &two}, {1, &one}};
     if (!plain)
-      return low_rank(in[0], in[1], parts, {.residual = in[1] * 2, .bias = bias});
+      return low_rank(in[0], {{in[1],
+                               {{3, &one}, {2, nullptr}, {4, &two}, {1, &one}},
+                               in[1] * 2,
+                               bias}})[0];
     const auto rows = [](const mx::array& x, int b, int e) {
       return mx::slice(x, {b, 0}, {e, x.shape(1)});
     };
@@ -207,20 +210,26 @@ TEST(LowRankBackward, EveryTargetAgreesWithTheDefinition) {
   }
 }
 
+// One product with a residual and one without, of one x.
 TEST(LowRankBackward, ThePrimitivesGradientIsThatOfPlainOperations) {
-  const std::vector<mx::array> in{array_of(1, 10, 16), array_of(2, 10, 24),
-                                  array_of(3, 4, 16), array_of(4, 4, 24),
-                                  array_of(5, 10, 24)};
-  const auto ours = [](const std::vector<mx::array>& x) {
-    const LowRank factors{x[2], x[3], 0.5f};
-    const LowRankPart parts[] = {{10, &factors}};
-    return mx::sum(mx::square(low_rank(x[0], x[1], parts, {x[4], std::nullopt})));
+  const std::vector<mx::array> in{
+      array_of(1, 10, 16), array_of(2, 10, 24), array_of(3, 4, 16), array_of(4, 4, 24),
+      array_of(5, 10, 24), array_of(6, 10, 8),  array_of(7, 2, 16), array_of(8, 2, 8)};
+  const auto loss = [](const std::vector<mx::array>& y) {
+    return mx::sum(mx::square(y[0])) + mx::sum(y[1] * mx::square(y[1]));
   };
-  const auto plain = [](const std::vector<mx::array>& x) {
-    return mx::sum(mx::square(
-        x[1] + x[4] + 0.5f * mx::matmul(mx::matmul(x[0], mx::transpose(x[2])), x[3])));
+  const auto ours = [&](const std::vector<mx::array>& x) {
+    const LowRank wide{x[2], x[3], 0.5f}, narrow{x[6], x[7], 1.5f};
+    return loss(low_rank(x[0], {{x[1], {{10, &wide}}, x[4]}, {x[5], {{10, &narrow}}}}));
   };
-  const std::vector<int> all{0, 1, 2, 3, 4};
+  const auto plain = [&](const std::vector<mx::array>& x) {
+    const auto z = [&](std::size_t a, float scale) {
+      return scale * mx::matmul(mx::matmul(x[0], mx::transpose(x[a])), x[a + 1]);
+    };
+    return loss({x[1] + x[4] + z(2, 0.5f), x[5] + z(6, 1.5f)});
+  };
+  EXPECT_NEAR(ours(in).item<float>() / plain(in).item<float>(), 1, 1e-4);
+  const std::vector<int> all{0, 1, 2, 3, 4, 5, 6, 7};
   const auto g = mx::grad(ours, all)(in), p = mx::grad(plain, all)(in);
   for (std::size_t i = 0; i < all.size(); ++i)
     EXPECT_TRUE(mx::allclose(g[i], p[i], 1e-3, 1e-3).item<bool>()) << i;
@@ -228,12 +237,9 @@ TEST(LowRankBackward, ThePrimitivesGradientIsThatOfPlainOperations) {
 
 TEST(LowRankPrimitive, RefusesMatricesThatDoNotFit) {
   const LowRank wrong{array_of(1, 4, 15), array_of(2, 4, 24)};
-  const LowRankPart parts[] = {{10, &wrong}};
-  EXPECT_THROW(low_rank(array_of(1, 10, 16), array_of(2, 10, 24), parts),
-               std::invalid_argument);
-  const LowRankPart few[] = {{9, nullptr}};
-  EXPECT_THROW(low_rank(array_of(1, 10, 16), array_of(2, 10, 24), few),
-               std::invalid_argument);
+  const auto x = array_of(1, 10, 16), y = array_of(2, 10, 24);
+  EXPECT_THROW(low_rank(x, {{y, {{10, &wrong}}}}), std::invalid_argument);
+  EXPECT_THROW(low_rank(x, {{y, {{9, nullptr}}}}), std::invalid_argument);
 }
 
 }  // namespace

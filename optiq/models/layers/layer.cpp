@@ -10,9 +10,10 @@ bool LayerCall::is_adapted(const LinearModule& module) const {
   });
 }
 
-mx::array LayerCall::adapt(const LinearModule& module, const mx::array& x,
-                           const mx::array& y,
-                           const std::optional<mx::array>& residual) const {
+// What adapters change of one product.
+kernels::LowRankProduct LayerCall::change(
+    const LinearModule& module, const mx::array& y,
+    const std::optional<mx::array>& residual) const {
   std::vector<kernels::LowRankPart> parts;
   bool has_gain = false;
   for (std::size_t i = 0; i < batch.segments.size(); ++i) {
@@ -25,9 +26,8 @@ mx::array LayerCall::adapt(const LinearModule& module, const mx::array& x,
     else
       parts.push_back({rows, factors});
   }
-  return kernels::low_rank(
-      x, y, parts,
-      {residual, has_gain ? module.weight.bias : std::optional<mx::array>()});
+  return {y, std::move(parts), residual,
+          has_gain ? module.weight.bias : std::optional<mx::array>()};
 }
 
 mx::array LayerCall::linear(const LinearModule& module, const mx::array& x,
@@ -36,8 +36,8 @@ mx::array LayerCall::linear(const LinearModule& module, const mx::array& x,
   const auto activation = batch.activation;
   if (!is_adapted(module))
     return kernels::linear(x, module.weight, {activation, residual});
-  return adapt(module, x, kernels::linear(x, module.weight, {activation, std::nullopt}),
-               residual);
+  const mx::array y = kernels::linear(x, module.weight, {activation, std::nullopt});
+  return kernels::low_rank(x, {change(module, y, residual)})[0];
 }
 
 std::vector<mx::array> LayerCall::linears(
@@ -48,11 +48,19 @@ std::vector<mx::array> LayerCall::linears(
     weights.push_back(module->weight);
   }
   auto products = kernels::linear_group(x, weights, batch.activation);
+  std::vector<kernels::LowRankProduct> changes;
+  std::vector<mx::array*> places;
   auto y = products.begin();
   for (const LinearModule* module : modules) {
-    if (is_adapted(*module)) *y = adapt(*module, x, *y, std::nullopt);
+    if (is_adapted(*module)) {
+      changes.push_back(change(*module, *y, std::nullopt));
+      places.push_back(&*y);
+    }
     ++y;
   }
+  if (changes.empty()) return products;
+  const auto changed = kernels::low_rank(x, changes);
+  for (std::size_t i = 0; i < places.size(); ++i) *places[i] = changed[i];
   return products;
 }
 

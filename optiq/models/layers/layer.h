@@ -29,8 +29,8 @@ struct LayerCall {
 
  private:
   bool is_adapted(const LinearModule& module) const;
-  mx::array adapt(const LinearModule& module, const mx::array& x, const mx::array& y,
-                  const std::optional<mx::array>& residual) const;
+  kernels::LowRankProduct change(const LinearModule& module, const mx::array& y,
+                                 const std::optional<mx::array>& residual) const;
 };
 
 }  // namespace optiq::models

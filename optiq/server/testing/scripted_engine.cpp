@@ -48,10 +48,10 @@ std::vector<Step> steps_of(const text::Tokenizer& tokenizer, std::string_view sc
   return steps;
 }
 
-bool is_busy(const std::vector<Step>& steps) {
-  return std::ranges::any_of(steps, [](const Step& step) {
+bool has(const std::vector<Step>& steps, std::string_view name) {
+  return std::ranges::any_of(steps, [&](const Step& step) {
     const auto* directive = std::get_if<Directive>(&step);
-    return directive && directive->name == "busy";
+    return directive && directive->name == name;
   });
 }
 
@@ -84,7 +84,8 @@ ScriptedEngine::~ScriptedEngine() {
     for (const auto& answer : answers) answer->cancelled = true;
   }
   changed_.notify_all();
-  for (const auto& answer : answers) answer->thread.join();
+  for (const auto& answer : answers)
+    if (answer->thread.joinable()) answer->thread.join();
 }
 
 std::uint64_t ScriptedEngine::submit(
@@ -99,10 +100,10 @@ std::uint64_t ScriptedEngine::submit(
   const kernels::Sampler check(request.sampling, request.seed);
   auto answer = std::make_shared<Answer>();
   answer->steps = steps_of(*tokenizer_, script_of(tokenizer_->decode(request.prompt)));
-  if (is_busy(answer->steps)) throw generation::EngineBusy("the queue is full");
+  if (has(answer->steps, "busy")) throw generation::EngineBusy("the queue is full");
   answer->request = std::move(request);
   answer->listener = std::move(listener);
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   answer->id = next_id_++;
   const auto& prompt = answer->request.prompt;
   for (const auto& seen : prompts_) {
@@ -116,12 +117,17 @@ std::uint64_t ScriptedEngine::submit(
   prompts_.push_back(prompt);
   if (prompts_.size() > 256) prompts_.erase(prompts_.begin());
   std::erase_if(answers_, [](const auto& old) {
-    if (old->over) old->thread.join();
+    if (old->over && old->thread.joinable()) old->thread.join();
     return old->over.load();
   });
   ++status_.running;
   answers_.push_back(answer);
-  answer->thread = std::thread([this, answer] { run(*answer); });
+  if (has(answer->steps, "at_once")) {
+    lock.unlock();
+    run(*answer);
+  } else {
+    answer->thread = std::thread([this, answer] { run(*answer); });
+  }
   return answer->id;
 }
 

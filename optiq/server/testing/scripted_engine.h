@@ -20,6 +20,7 @@ namespace optiq::server::testing {
 ///   {!fail=text}    here the answer fails with this message
 ///   {!no_room}      here it fails for want of memory
 ///   {!busy}         the request is refused: the queue is full
+///   {!at_once}      the whole answer is told before the request is admitted
 ///   {!full}         here the context is full
 ///   {!hang}         here nothing comes any more, until it is cancelled
 ///
