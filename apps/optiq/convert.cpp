@@ -22,6 +22,8 @@ struct Flags {
   std::string protection = "auto";
   std::string rounding = "search";
   std::string sensitivity;
+  bool compensate = false;
+  bool no_compensate = false;
   bool no_refine = false;
 };
 
@@ -83,6 +85,8 @@ nlohmann::ordered_json summary_of(const convert::Result& result) {
           {"bpw_disk", result.bpw_disk},
           {"kl_mean", number_or_null(result.kl_mean)},
           {"kl_p99", number_or_null(result.kl_p99)},
+          {"kl_mean_uncompensated", number_or_null(result.kl_mean_uncompensated)},
+          {"compensated", result.compensated},
           {"allocation", result.chosen},
           {"reference", sensitivity::name(result.reference)},
           {"baselines", baselines},
@@ -118,6 +122,11 @@ void print(const convert::Result& result, Output& out) {
           : "The model was not run: without --skip-baselines its KL is measured.");
   out.print("allocation: {}; weights by width: {}; {:.3f} bits on average\n",
             result.chosen, mix, result.bpw);
+  if (result.kl_mean_uncompensated)
+    out.print("codes chosen so that they make up for each other: {}\n",
+              result.compensated
+                  ? fmt::format("mean KL {:.5f} without", *result.kl_mean_uncompensated)
+                  : "tried, and no better");
   out.print("{}: {} in {}\n", result.output.string(),
             format_bytes(static_cast<std::uint64_t>(result.bytes)),
             format_duration(result.seconds));
@@ -146,6 +155,7 @@ void run_convert(Flags flags, Context& context) {
                                   {{"auto", convert::Protection::kAuto},
                                    {"on", convert::Protection::kOn},
                                    {"off", convert::Protection::kOff}});
+  if (flags.compensate || flags.no_compensate) options.compensate = flags.compensate;
   options.rounding = choice<quantize::Search>(
       "--rounding", flags.rounding,
       {{"search", quantize::Search::kSearch}, {"mlx", quantize::Search::kMlx}});
@@ -208,6 +218,12 @@ Run add_convert(CLI::App& app) {
   app.add_option("--rounding", flags->rounding,
                  "How codes are chosen: search (never worse), or as mlx does")
       ->capture_default_str();
+  auto* compensate =
+      app.add_flag("--compensate", flags->compensate,
+                   "Choose codes so that those of a row make up for each other's "
+                   "errors: with method optiq it is the default");
+  app.add_flag("--no-compensate", flags->no_compensate, "Choose each code for itself")
+      ->excludes(compensate);
   app.add_option("--sensitivity", flags->sensitivity,
                  "An earlier run's optiq/sensitivity.json, instead of measuring")
       ->type_name("FILE");

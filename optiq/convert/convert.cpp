@@ -9,6 +9,7 @@
 #include "optiq/base/file.h"
 #include "optiq/base/memory.h"
 #include "optiq/convert/choose.h"
+#include "optiq/convert/compensate.h"
 #include "optiq/convert/encoder.h"
 #include "optiq/convert/session.h"
 #include "optiq/convert/sidecars.h"
@@ -214,30 +215,60 @@ Result convert(const Options& options) {
   }
   sensitivities.reference = session.reference();
 
-  // The choice.
+  // The choice, by what errors will cost once codes make up for each other.
+  Sensitivities costs = sensitivities;
+  if (measures && options.compensates()) {
+    std::vector<QuantSpec> uniform;
+    for (const Contender& one : uniform_contenders(
+             session.source(), matrices, budget, options.mode, options.candidate_bits))
+      for (const auto& [path, spec] : one.plan)
+        if (spec && std::ranges::find(uniform, *spec) == uniform.end())
+          uniform.push_back(*spec);
+    compensate_candidates(
+        encoder, costs, uniform, options.rounding, session.calibration().windows,
+        [&](int done, int total) { progress("candidates", done, total); });
+  }
   Contender chosen;
   if (options.method == Method::kUniform) {
     chosen = uniform_within(formats, budget, session, matrices);
   } else {
-    const auto all = contenders(options, session, matrices, sensitivities, budget);
+    const auto all = contenders(options, session, matrices, costs, budget);
     if (measures) progress("joint verification", 0, 1);
     chosen = all.size() == 1 ? all.front() : verify_jointly(encoder, *meter, all);
     if (measures && options.refine)
-      chosen = refine(session.source(), encoder, *meter, sensitivities, budget,
-                      std::move(chosen), options.tie_fused, kRefineRounds,
-                      step_windows(meter->n_windows()));
+      chosen =
+          refine(session.source(), encoder, *meter, costs, budget, std::move(chosen),
+                 options.tie_fused, kRefineRounds, step_windows(meter->n_windows()));
     if (measures)
-      chosen = fill(session.source(), encoder, *meter, sensitivities, budget,
-                    std::move(chosen), options.tie_fused);
+      chosen = fill(session.source(), encoder, *meter, costs, budget, std::move(chosen),
+                    options.tie_fused);
     if (measures) progress("joint verification", 1, 1);
   }
   result.chosen = chosen.label;
   set_allocation(result, session.source(), matrices, chosen.plan, sensitivities);
 
   if (held_out) {
-    encoder.apply(chosen.plan, options.rounding);
-    held_out->restart();
-    const Divergence d = held_out->measure({.with_p99 = true});
+    const auto measured = [&] {
+      encoder.apply(chosen.plan, options.rounding);
+      held_out->restart();
+      return held_out->measure({.with_p99 = true});
+    };
+    Divergence d;
+    if (options.compensates()) {
+      compensate(encoder, chosen.plan, options.rounding, session.calibration().windows,
+                 [&](int done, int total) { progress("compensation", done, total); });
+      const Divergence compensated = measured();
+      Encoder::Kept kept = encoder.exchange_kept({});
+      d = measured();
+      result.kl_mean_uncompensated = d.mean;
+      result.compensated = compensated.mean < d.mean;
+      if (result.compensated) {
+        encoder.exchange_kept(std::move(kept));
+        d = compensated;
+      }
+    } else {
+      d = measured();
+    }
     result.kl_mean = d.mean;
     result.kl_p99 = d.p99;
     encoder.restore();

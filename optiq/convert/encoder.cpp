@@ -6,7 +6,10 @@ namespace optiq::convert {
 
 Encoder::Encoder(models::Model& model, sensitivity::InputStatistics statistics,
                  std::int64_t cache_bytes)
-    : model_(model), statistics_(std::move(statistics)), room_bytes_(cache_bytes) {
+    : model_(model),
+      statistics_(std::move(statistics)),
+      room_bytes_(cache_bytes),
+      offered_room_bytes_(cache_bytes) {
   for (models::LinearModule* module : model_.linears()) {
     const kernels::LinearWeight& w = module->weight;
     matrices_.push_back({module->path, w.output_dim(), w.input_dim(),
@@ -19,8 +22,9 @@ Encoder::Encoder(models::Model& model, sensitivity::InputStatistics statistics,
 kernels::LinearWeight Encoder::encoded(const std::string& path, const QuantSpec& spec,
                                        quantize::Search search) {
   const Key key{path, spec.mode, spec.bits, spec.group_size, search};
-  if (const auto found = encoded_.find(key); found != encoded_.end())
-    return found->second;
+  for (const auto* known : {&kept_, &offered_, &encoded_})
+    if (const auto found = known->find(key); found != known->end())
+      return found->second;
   const kernels::LinearWeight& original = originals_.at(path);
   quantize::EncodedTensor tensor =
       quantize::encode(original, spec, statistics_.mean_squares(path), search);
@@ -32,6 +36,30 @@ kernels::LinearWeight Encoder::encoded(const std::string& path, const QuantSpec&
     encoded_.emplace(key, w);
   }
   return w;
+}
+
+void Encoder::keep(const std::string& path, const QuantSpec& spec,
+                   quantize::Search search, kernels::LinearWeight w) {
+  kept_.insert_or_assign(Key{path, spec.mode, spec.bits, spec.group_size, search},
+                         std::move(w));
+  in_place_.erase(path);
+}
+
+void Encoder::offer(const std::string& path, const QuantSpec& spec,
+                    quantize::Search search, kernels::LinearWeight w) {
+  const auto bytes = static_cast<std::int64_t>(w.weight.nbytes() + w.scales->nbytes() +
+                                               (w.biases ? w.biases->nbytes() : 0));
+  if (bytes > offered_room_bytes_) return;
+  offered_room_bytes_ -= bytes;
+  offered_.insert_or_assign(Key{path, spec.mode, spec.bits, spec.group_size, search},
+                            std::move(w));
+  in_place_.erase(path);
+}
+
+Encoder::Kept Encoder::exchange_kept(Kept kept) {
+  in_place_.clear();
+  offered_.clear();
+  return std::exchange(kept_, std::move(kept));
 }
 
 void Encoder::apply(const std::string& path, const std::optional<QuantSpec>& spec,

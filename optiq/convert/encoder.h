@@ -19,6 +19,15 @@ namespace optiq::convert {
 /// Threads   one.
 class Encoder {
  public:
+  struct Key {
+    std::string path;
+    QuantMode mode;
+    int bits, group_size;
+    quantize::Search search;
+    auto operator<=>(const Key&) const = default;
+  };
+  using Kept = std::map<Key, kernels::LinearWeight>;
+
   /// `cache_bytes`: encoded tensors are kept up to this size in all, beside those that
   /// the model has now.
   Encoder(models::Model& model, sensitivity::InputStatistics statistics,
@@ -29,6 +38,16 @@ class Encoder {
   /// The encoded form of one matrix. Shapes  as kernels::LinearWeight
   kernels::LinearWeight encoded(const std::string& path, const QuantSpec& spec,
                                 quantize::Search search);
+
+  /// Takes `w` for the encoded form from now on: `keep` in any case, before what was
+  /// offered; `offer` while there is room for as much again as the cache.
+  void keep(const std::string& path, const QuantSpec& spec, quantize::Search search,
+            kernels::LinearWeight w);
+  void offer(const std::string& path, const QuantSpec& spec, quantize::Search search,
+             kernels::LinearWeight w);
+
+  /// Forgets what was kept and offered, takes `kept` instead and returns what was kept.
+  Kept exchange_kept(Kept kept);
 
   /// The matrix as it is in the source.
   const kernels::LinearWeight& original(const std::string& path) const {
@@ -49,13 +68,6 @@ class Encoder {
   const sensitivity::InputStatistics& statistics() const { return statistics_; }
 
  private:
-  struct Key {
-    std::string path;
-    QuantMode mode;
-    int bits, group_size;
-    quantize::Search search;
-    auto operator<=>(const Key&) const = default;
-  };
   models::Model& model_;
   sensitivity::InputStatistics statistics_;
   std::int64_t room_bytes_;
@@ -63,6 +75,9 @@ class Encoder {
   std::unordered_map<std::string, models::LinearModule*> modules_;
   std::unordered_map<std::string, kernels::LinearWeight> originals_;
   std::map<Key, kernels::LinearWeight> encoded_;
+  Kept kept_;
+  Kept offered_;
+  std::int64_t offered_room_bytes_;
   std::unordered_map<std::string, Key> in_place_;  // of modules with an encoded weight
 };
 

@@ -51,13 +51,24 @@ struct Options {
   std::optional<std::filesystem::path> sensitivity_file;
 
   quantize::Search rounding = quantize::Search::kSearch;
+  /// Whether codes make up for each other's errors (compensate.h); unset: with method
+  /// `optiq`, and never with MLX's rounding.
+  std::optional<bool> compensate;
   bool tie_fused = false;  // one width for q, k, v and one for gate, up
   bool refine = true;      // measure again around the chosen allocation
   bool skip_baselines = false;
   bool resume = false;
 
-  /// Whether text is needed: to measure, or to compare with the baselines.
-  bool runs_the_model() const { return method == Method::kOptiq || !skip_baselines; }
+  bool compensates() const {
+    return compensate.value_or(method == Method::kOptiq) &&
+           mode == QuantMode::kAffine && rounding != quantize::Search::kMlx;
+  }
+
+  /// Whether text is needed: to measure, to compensate, or to compare with the
+  /// baselines.
+  bool runs_the_model() const {
+    return method == Method::kOptiq || compensates() || !skip_baselines;
+  }
 
   /// Called with the stage's name and how much of it is done.
   std::function<void(std::string_view stage, std::int64_t done, std::int64_t total)>
@@ -88,7 +99,10 @@ struct Result {
   double bpw_disk = 0;            // 8 bytes / params
   std::optional<double> kl_mean;  // on held-out windows of the calibration's kind;
   std::optional<double> kl_p99;   // none where the model was not run
-  std::string chosen;             // which allocation won the joint verification
+  std::optional<double> kl_mean_uncompensated;  // before codes made up for each other;
+                                                // none where that was not tried
+  bool compensated = false;                     // and was kept, for it is better
+  std::string chosen;  // which allocation won the joint verification
   sensitivity::Reference reference = sensitivity::Reference::kBf16;
   std::map<std::string, Baseline> baselines;
   std::vector<LayerResult> layers;

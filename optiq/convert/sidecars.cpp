@@ -132,18 +132,21 @@ json metadata_json(const Options& options, const Result& result) {
                              {"mode", name(layer.spec->mode)},
                              {"kl", layer.sensitivity}};
   }
-  json metadata = {{"method", method},
-                   {"base_model", options.model_name},
-                   {"reference", name(result.reference)},
-                   {"achieved_bpw", result.bpw},
-                   {"n_high_bits", n_wide},
-                   {"n_low_bits", n_narrow},
-                   {"threshold", 0},
-                   {"per_layer", per_layer},
-                   {"bpw_disk", result.bpw_disk},
-                   {"allocation", result.chosen},
-                   {"kl_mean", number_or_null(result.kl_mean)},
-                   {"kl_p99", number_or_null(result.kl_p99)}};
+  json metadata = {
+      {"method", method},
+      {"base_model", options.model_name},
+      {"reference", name(result.reference)},
+      {"achieved_bpw", result.bpw},
+      {"n_high_bits", n_wide},
+      {"n_low_bits", n_narrow},
+      {"threshold", 0},
+      {"per_layer", per_layer},
+      {"bpw_disk", result.bpw_disk},
+      {"kl_mean_uncompensated", number_or_null(result.kl_mean_uncompensated)},
+      {"compensated", result.compensated},
+      {"allocation", result.chosen},
+      {"kl_mean", number_or_null(result.kl_mean)},
+      {"kl_p99", number_or_null(result.kl_p99)}};
   if (options.target_size)
     metadata["target_size"] = *options.target_size;
   else

@@ -1,0 +1,260 @@
+#include "optiq/convert/compensate.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "optiq/base/signal.h"
+#include "optiq/quantize/gptq.h"
+#include "optiq/quantize/linear_weight.h"
+
+namespace optiq::convert {
+namespace {
+
+namespace mx = mlx::core;
+
+constexpr int kBatchTokens = 2048;  // rows of one forward call
+constexpr auto kExact = kernels::Activation::kExact;
+
+// Shares of H's mean that its diagonal gets.
+constexpr double kDamping = 0.03;
+constexpr double kTiedDamping = 1;
+
+// Windows of one forward call, and their rows before the next layer.
+struct Group {
+  std::vector<int> lengths;
+  std::vector<int> ids;
+  mx::array x{0.0f};
+
+  models::Batch batch() const { return models::uncached_batch(lengths, kExact); }
+};
+
+std::vector<Group> grouped(const std::vector<std::vector<int>>& windows) {
+  std::vector<Group> groups;
+  for (const auto& window : windows) {
+    if (groups.empty() ||
+        std::ssize(groups.back().ids) + std::ssize(window) > kBatchTokens)
+      groups.emplace_back();
+    groups.back().lengths.push_back(static_cast<int>(window.size()));
+    groups.back().ids.insert(groups.back().ids.end(), window.begin(), window.end());
+  }
+  return groups;
+}
+
+// Sums of x x^T over calls; modules that are given the same array share one.
+class SecondMoments {
+ public:
+  void see(const models::LinearModule& module, const mx::array& x) {
+    for (auto& [known, paths] : seen_)
+      if (known.id() == x.id()) return paths.push_back(module.path);
+    seen_.push_back({x, {module.path}});
+  }
+
+  // Takes in what was seen in one call.
+  void collect() {
+    for (const auto& [x, paths] : seen_) {
+      const auto [place, is_new] = slots_.try_emplace(paths[0], sums_.size());
+      for (const std::string& path : paths) slots_.emplace(path, place->second);
+      const mx::array product = mx::matmul(mx::transpose(x), x);
+      if (is_new)
+        sums_.push_back(product);
+      else
+        sums_[place->second] = sums_[place->second] + product;
+      mx::eval(sums_[place->second]);
+    }
+    seen_.clear();
+  }
+
+  std::span<const float> of(const std::string& path) const {
+    const auto slot = slots_.find(path);
+    if (slot == slots_.end()) return {};
+    const mx::array& sum = sums_[slot->second];
+    return {sum.data<float>(), sum.size()};
+  }
+
+ private:
+  struct Seen {
+    mx::array x;
+    std::vector<std::string> paths;
+  };
+  std::vector<Seen> seen_;
+  std::map<std::string, std::size_t> slots_;
+  std::vector<mx::array> sums_;
+};
+
+class Walk {
+ public:
+  Walk(Encoder& encoder, quantize::Search search,
+       const std::vector<std::vector<int>>& windows)
+      : encoder_(encoder),
+        search_(search),
+        model_(encoder.model()),
+        groups_(grouped(windows)) {}
+
+  ~Walk() { model_.observe_inputs(nullptr); }
+
+  void embed() {
+    for (Group& group : groups_) {
+      group.x = model_.embed(
+          mx::array(group.ids.data(), {static_cast<int>(group.ids.size())}, mx::int32));
+      mx::eval(group.x);
+    }
+  }
+
+  void step(int layer) {
+    for (Group& group : groups_) {
+      throw_if_interrupted();
+      group.x = model_.layer(layer, group.x, group.batch());
+      mx::eval(group.x);
+    }
+  }
+
+  // Of the matrices of a layer, of the head for n_layers.
+  SecondMoments observed(int layer) {
+    SecondMoments moments;
+    model_.observe_inputs([&](const models::LinearModule& module, const mx::array& x) {
+      moments.see(module, x);
+    });
+    for (Group& group : groups_) {
+      throw_if_interrupted();
+      // Of the head only the input is computed.
+      const mx::array y = layer < model_.n_layers()
+                              ? model_.layer(layer, group.x, group.batch())
+                              : model_.head(group.x, kExact);
+      moments.collect();
+    }
+    model_.observe_inputs(nullptr);
+    return moments;
+  }
+
+  struct Coded {
+    kernels::LinearWeight w;
+    double error_ratio;
+  };
+
+  Coded encode(const std::string& path, const QuantSpec& spec, std::span<const float> H,
+               double damping) const {
+    throw_if_interrupted();
+    const kernels::LinearWeight& w = encoder_.original(path);
+    quantize::GptqResult coded = quantize::encode_gptq(
+        quantize::float_values(w), w.output_dim(), w.input_dim(), H,
+        {{spec.bits, spec.group_size, quantize::scale_type_of(w), search_}, damping});
+    const double searched = coded.searched_output_error;
+    return {quantize::as_linear_weight(std::move(coded.tensor), w.bias),
+            searched > 0 ? coded.output_error / searched : 1};
+  }
+
+ private:
+  Encoder& encoder_;
+  const quantize::Search search_;
+  models::Model& model_;
+  std::vector<Group> groups_;
+};
+
+bool compensable(const std::optional<QuantSpec>& spec) {
+  return spec && spec->mode == QuantMode::kAffine;
+}
+
+// The matrices of each layer, -1 for the embedding, n_layers for the head.
+std::map<int, std::vector<std::string>> paths_by_layer(models::Model& model) {
+  std::map<int, std::vector<std::string>> paths;
+  for (const models::LinearModule* module : model.linears())
+    paths[module->layer].push_back(module->path);
+  return paths;
+}
+
+bool tied(const models::Model& model) {
+  return model.output().layer == models::LinearModule::kEmbedding;
+}
+
+}  // namespace
+
+void compensate_candidates(Encoder& encoder, sensitivity::Sensitivities& costs,
+                           const std::vector<QuantSpec>& others,
+                           quantize::Search search,
+                           const std::vector<std::vector<int>>& windows,
+                           const Progress& progress) {
+  models::Model& model = encoder.model();
+  const int n_layers = model.n_layers();
+  encoder.restore();
+  Walk walk(encoder, search, windows);
+  const auto offer = [&](const std::string& path, const QuantSpec& spec,
+                         std::span<const float> H, double damping) {
+    const kernels::LinearWeight& w = encoder.original(path);
+    if (!compensable(spec) || !quantize::fits(spec, w.input_dim())) return 1.0;
+    Walk::Coded coded = walk.encode(path, spec, H, damping);
+    encoder.offer(path, spec, search, std::move(coded.w));
+    return coded.error_ratio;
+  };
+  const auto weigh = [&](const std::vector<std::string>& paths,
+                         const SecondMoments& moments, double damping) {
+    for (const std::string& path : paths) {
+      const auto H = moments.of(path);
+      if (H.empty()) continue;
+      std::vector<QuantSpec> known;
+      for (auto& layer : costs.layers)
+        if (layer.name == path)
+          for (auto& cost : layer.formats) {
+            cost.kl *= offer(path, cost.spec, H, damping);
+            known.push_back(cost.spec);
+          }
+      for (const QuantSpec& spec : others)
+        if (std::ranges::find(known, spec) == known.end())
+          offer(path, spec, H, damping);
+    }
+  };
+  auto paths = paths_by_layer(model);
+  walk.embed();
+  for (int i = 0; i < n_layers; ++i) {
+    weigh(paths[i], walk.observed(i), kDamping);
+    walk.step(i);
+    if (progress) progress(i + 1, n_layers + 1);
+  }
+  const bool is_tied = tied(model);
+  weigh(paths[is_tied ? models::LinearModule::kEmbedding : n_layers],
+        walk.observed(n_layers), is_tied ? kTiedDamping : kDamping);
+  if (progress) progress(n_layers + 1, n_layers + 1);
+}
+
+void compensate(Encoder& encoder, const Plan& plan, quantize::Search search,
+                const std::vector<std::vector<int>>& windows,
+                const Progress& progress) {
+  models::Model& model = encoder.model();
+  const int n_layers = model.n_layers();
+  encoder.restore();
+  Walk walk(encoder, search, windows);
+  const auto encode = [&](const std::string& path, const SecondMoments& moments,
+                          double damping) {
+    const auto spec = plan.find(path);
+    const auto H = moments.of(path);
+    if (spec == plan.end() || !compensable(spec->second) || H.empty()) return;
+    encoder.keep(path, *spec->second, search,
+                 walk.encode(path, *spec->second, H, damping).w);
+  };
+  auto paths = paths_by_layer(model);
+  const auto apply = [&](int layer) {
+    for (const std::string& path : paths[layer])
+      if (const auto spec = plan.find(path); spec != plan.end())
+        encoder.apply(path, spec->second, search);
+  };
+  if (tied(model)) {
+    walk.embed();
+    for (int i = 0; i < n_layers; ++i) walk.step(i);
+    encode(model.output().path, walk.observed(n_layers), kTiedDamping);
+  }
+  apply(models::LinearModule::kEmbedding);
+  walk.embed();
+  for (int i = 0; i <= n_layers; ++i) {
+    if (!paths[i].empty()) {
+      const SecondMoments moments = walk.observed(i);
+      for (const std::string& path : paths[i]) encode(path, moments, kDamping);
+    }
+    apply(i);
+    if (i < n_layers) walk.step(i);
+    if (progress) progress(i + 1, n_layers + 1);
+  }
+}
+
+}  // namespace optiq::convert
