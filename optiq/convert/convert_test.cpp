@@ -196,6 +196,41 @@ TEST_F(Convert, TheSearchIsCloserToTheOriginalThanMlxRounding) {
   EXPECT_LT(error[1], error[0]);
 }
 
+TEST_F(Convert, CodesThatMakeUpForEachOtherAreCloserOnOtherText) {
+  Options o = options("compensated");
+  o.method = Method::kUniform;
+  o.candidate_bits = {3};
+  o.target_bpw = 3;
+  o.n_calibration = 6;
+  o.calibration_length = 256;
+  o.compensate = true;
+  const Result result = convert(o);
+  EXPECT_TRUE(result.compensated);
+  EXPECT_LT(*result.kl_mean, 0.9 * result.kl_mean_uncompensated.value());
+  EXPECT_EQ(result.bytes,
+            static_cast<std::int64_t>(fs::file_size(o.output / "model.safetensors")));
+  // Without them it is the model that was compared with.
+  o.output = work_ / "plain";
+  o.compensate = false;
+  o.skip_baselines = false;
+  const Result plain = convert(o);
+  EXPECT_FALSE(plain.kl_mean_uncompensated);
+  EXPECT_EQ(plain.bytes, result.bytes);
+  EXPECT_NEAR(*plain.kl_mean, *result.kl_mean_uncompensated, 1e-6);
+}
+
+TEST_F(Convert, CodesOfTooLittleTextAreNotKept) {
+  Options o = options("little");
+  o.method = Method::kUniform;
+  o.candidate_bits = {8};
+  o.target_bpw = 8;
+  o.n_calibration = 1;
+  o.calibration_length = 8;
+  o.compensate = true;
+  const Result result = convert(o);
+  EXPECT_LE(*result.kl_mean, result.kl_mean_uncompensated.value());
+}
+
 TEST_F(Convert, EarlierSensitivitiesServeAnotherBudget) {
   const Result first = convert(options("first"));
   Options o = options("second");
