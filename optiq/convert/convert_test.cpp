@@ -99,9 +99,10 @@ TEST_F(Convert, WritesWhatMlxLmLoads) {
     EXPECT_TRUE(name.starts_with("language_model.model.")) << name;
   }
   // Sidecars must not look like weights, and the tokenizer comes along.
-  for (const auto& entry : fs::directory_iterator(o.output))
-    if (entry.path().extension() == ".safetensors")
-      EXPECT_TRUE(entry.path().filename().string().starts_with("model"));
+  for (const auto& entry : fs::directory_iterator(o.output)) {
+    const bool is_weights = entry.path().extension() == ".safetensors";
+    EXPECT_TRUE(!is_weights || entry.path().filename().string().starts_with("model"));
+  }
   EXPECT_TRUE(fs::exists(o.output / "tokenizer.json"));
   EXPECT_TRUE(fs::exists(o.output / "chat_template.jinja"));
   EXPECT_EQ(read_json(o.output / "optiq/metadata.json").at("method"),
