@@ -159,6 +159,9 @@ void run_convert(Flags flags, Context& context) {
   options.rounding = choice<quantize::Search>(
       "--rounding", flags.rounding,
       {{"search", quantize::Search::kSearch}, {"mlx", quantize::Search::kMlx}});
+  if (flags.compensate &&
+      (options.rounding == quantize::Search::kMlx || *mode != QuantMode::kAffine))
+    throw UsageError("--compensate: expected --rounding search and --mode affine");
   if (!flags.sensitivity.empty()) options.sensitivity_file = flags.sensitivity;
   if (flags.target_size) options.target_size = size_of(*flags.target_size);
   options.refine = !flags.no_refine;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <span>
+#include <string>
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -43,7 +45,8 @@ std::vector<Group> grouped(const std::vector<std::vector<int>>& windows) {
   return groups;
 }
 
-// Sums of x x^T over calls; modules that are given the same array share one.
+// Sums over calls of x^T x, for inputs x [T, K]; modules that are given the same array
+// share one.
 class SecondMoments {
  public:
   void see(const models::LinearModule& module, const mx::array& x) {
@@ -84,6 +87,7 @@ class SecondMoments {
   std::vector<mx::array> sums_;
 };
 
+// The windows on their way through the model, which begins with its own weights.
 class Walk {
  public:
   Walk(Encoder& encoder, quantize::Search search,
@@ -91,7 +95,9 @@ class Walk {
       : encoder_(encoder),
         search_(search),
         model_(encoder.model()),
-        groups_(grouped(windows)) {}
+        groups_(grouped(windows)) {
+    encoder.restore();
+  }
 
   ~Walk() { model_.observe_inputs(nullptr); }
 
@@ -178,7 +184,6 @@ void compensate_candidates(Encoder& encoder, sensitivity::Sensitivities& costs,
                            const Progress& progress) {
   models::Model& model = encoder.model();
   const int n_layers = model.n_layers();
-  encoder.restore();
   Walk walk(encoder, search, windows);
   const auto offer = [&](const std::string& path, const QuantSpec& spec,
                          std::span<const float> H, double damping) {
@@ -223,7 +228,6 @@ void compensate(Encoder& encoder, const Plan& plan, quantize::Search search,
                 const Progress& progress) {
   models::Model& model = encoder.model();
   const int n_layers = model.n_layers();
-  encoder.restore();
   Walk walk(encoder, search, windows);
   const auto encode = [&](const std::string& path, const SecondMoments& moments,
                           double damping) {

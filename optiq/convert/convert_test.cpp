@@ -44,6 +44,15 @@ class Convert : public ::testing::Test {
     return o;
   }
 
+  Options compensated_options(int bits) const {
+    Options o = options("compensated");
+    o.method = Method::kUniform;
+    o.candidate_bits = {bits};
+    o.target_bpw = bits;
+    o.compensate = true;
+    return o;
+  }
+
   static json read_json(const fs::path& file) {
     return json::parse(read_file(file, 1 << 24));
   }
@@ -198,13 +207,9 @@ TEST_F(Convert, TheSearchIsCloserToTheOriginalThanMlxRounding) {
 }
 
 TEST_F(Convert, CodesThatMakeUpForEachOtherAreCloserOnOtherText) {
-  Options o = options("compensated");
-  o.method = Method::kUniform;
-  o.candidate_bits = {3};
-  o.target_bpw = 3;
+  Options o = compensated_options(3);
   o.n_calibration = 6;
   o.calibration_length = 256;
-  o.compensate = true;
   const Result result = convert(o);
   EXPECT_TRUE(result.compensated);
   EXPECT_LT(*result.kl_mean, 0.9 * result.kl_mean_uncompensated.value());
@@ -221,13 +226,9 @@ TEST_F(Convert, CodesThatMakeUpForEachOtherAreCloserOnOtherText) {
 }
 
 TEST_F(Convert, CodesOfTooLittleTextAreNotKept) {
-  Options o = options("little");
-  o.method = Method::kUniform;
-  o.candidate_bits = {8};
-  o.target_bpw = 8;
+  Options o = compensated_options(8);
   o.n_calibration = 1;
   o.calibration_length = 8;
-  o.compensate = true;
   const Result result = convert(o);
   EXPECT_LE(*result.kl_mean, result.kl_mean_uncompensated.value());
 }

@@ -75,8 +75,8 @@ class Encoder {
   std::unordered_map<std::string, models::LinearModule*> modules_;
   std::unordered_map<std::string, kernels::LinearWeight> originals_;
   std::map<Key, kernels::LinearWeight> encoded_;
-  Kept kept_;
-  Kept offered_;
+  Kept kept_;     // looked up first
+  Kept offered_;  // then these, then what was encoded here
   std::int64_t offered_room_bytes_;
   std::unordered_map<std::string, Key> in_place_;  // of modules with an encoded weight
 };
