@@ -188,15 +188,26 @@ double decode_rate(models::Model& model, const BenchmarkShape& shape,
   });
 }
 
+std::int64_t bytes_of(const kernels::LinearWeight& w) {
+  auto bytes = static_cast<std::int64_t>(w.weight.nbytes());
+  for (const auto& part : {w.scales, w.biases})
+    if (part) bytes += static_cast<std::int64_t>(part->nbytes());
+  return bytes;
+}
+
 std::int64_t step_bytes(models::Model& model) {
   std::int64_t bytes = model.weight_bytes();
-  const auto linears = model.linears();
-  // Of an embedding that is not the head too, a step reads one row.
-  if (linears.back()->layer == model.n_layers()) {
-    const auto& table = linears.front()->weight;
-    bytes -= static_cast<std::int64_t>(table.weight.nbytes());
-    for (const auto& part : {table.scales, table.biases})
-      if (part) bytes -= static_cast<std::int64_t>(part->nbytes());
+  for (const models::LinearModule* module : model.linears()) {
+    // Of a table that is not the head too, a step reads one row; of experts, a token
+    // visits some.
+    const bool is_table = module->layer == models::LinearModule::kEmbedding &&
+                          module->name.starts_with("embed_tokens");
+    if (is_table && module != &model.output()) {
+      bytes -= bytes_of(module->weight);
+    } else if (module->n_experts > 1) {
+      const std::int64_t one = bytes_of(module->weight) / module->n_experts;
+      bytes -= one * (module->n_experts - model.config().experts.n_active);
+    }
   }
   return bytes;
 }

@@ -4,7 +4,8 @@ namespace optiq::adapters {
 
 ModuleNames::ModuleNames(models::Model& model) {
   for (const models::LinearModule* module : model.linears())
-    if (module->layer >= 0 && module->layer < model.n_layers())
+    if (module->layer >= 0 && module->layer < model.n_layers() &&
+        module->n_experts == 1)
       modules_.emplace(module->name, module);
 }
 

@@ -39,7 +39,7 @@ std::string path_for(const models::Model& model, const models::LinearModule& mod
                      bool mlx) {
   const std::string& path = module.path;
   const std::string prefix = path.substr(0, path.size() - module.name.size());
-  if (mlx && model.config().architecture == "qwen3_5")
+  if (mlx && model.config().architecture.starts_with("qwen3_5"))
     return "language_model.model." + module.name;
   if (!mlx && prefix == "language_model.model.")
     return (model.config().has_vision ? "model.language_model." : "model.") +

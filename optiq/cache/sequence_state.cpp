@@ -53,6 +53,7 @@ SequenceState SequenceState::fork() const {
   other.snapshots_ = snapshots_;
   other.pages_ = pages_;
   other.length_ = length_;
+  other.turns_long_ = turns_long_;
   return other;
 }
 

@@ -36,6 +36,11 @@ class SequenceState {
   /// Tokens remembered.
   int length() const { return length_; }
 
+  /// Whether its tokens turn by the rotary frequencies for long sequences, in models
+  /// that have two sets of them (longrope). Said before the first token comes.
+  bool turns_long() const { return turns_long_; }
+  void set_turns_long(bool value) { turns_long_ = value; }
+
   /// Makes room for `tokens` more, before the graph that writes them is built.
   ///
   /// Throws    ResourceError; the sequence is as it was
@@ -100,6 +105,7 @@ class SequenceState {
   std::vector<Snapshot> snapshots_;  // by length
   PageList pages_;
   int length_ = 0;
+  bool turns_long_ = false;
 };
 
 }  // namespace optiq::cache

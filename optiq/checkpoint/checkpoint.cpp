@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <set>
@@ -141,6 +142,7 @@ Checkpoint Checkpoint::open(const fs::path& directory, OpenOptions options) {
       fail(directory / file, fmt::format("expected tensor {}, which {} lists there",
                                          quote(name), index.string()));
   }
+  checkpoint.gather();
   return checkpoint;
 }
 
@@ -168,13 +170,41 @@ void Checkpoint::add_shards(const std::vector<fs::path>& files) {
   entries_ = std::move(entries);
 }
 
+void Checkpoint::gather() {
+  std::vector<const TensorInfo*> tensors;
+  for (const auto& [name, entry] : *entries_)
+    tensors.push_back(&entry.shard->tensors()[entry.index]);
+  auto gathered = gather_experts(tensors);
+  if (gathered.empty()) return;
+  std::set<std::string, std::less<>> hidden;
+  for (const auto& [name, tensor] : gathered) {
+    if (entries_->contains(name)) fail(tensor.info, "is in the file in two forms");
+    for (const auto& part : tensor.parts) hidden.insert(part.source);
+  }
+  gathered_ = std::make_shared<const std::map<std::string, GatheredTensor>>(
+      std::move(gathered));
+  hidden_ =
+      std::make_shared<const std::set<std::string, std::less<>>>(std::move(hidden));
+}
+
+const GatheredTensor* Checkpoint::find_gathered(std::string_view name) const {
+  if (!gathered_) return nullptr;
+  const auto found = gathered_->find(std::string(name));
+  return found == gathered_->end() ? nullptr : &found->second;
+}
+
 std::vector<std::string> Checkpoint::names() const {
   std::vector<std::string> names;
-  for (const auto& [name, entry] : *entries_) names.push_back(name);
+  for (const auto& [name, entry] : *entries_)
+    if (!hidden_ || !hidden_->contains(name)) names.push_back(name);
+  if (!gathered_) return names;
+  for (const auto& [name, tensor] : *gathered_) names.push_back(name);
+  std::ranges::sort(names);
   return names;
 }
 
 const TensorInfo* Checkpoint::find(std::string_view name) const {
+  if (const GatheredTensor* gathered = find_gathered(name)) return &gathered->info;
   const auto found = entries_->find(name);
   return found == entries_->end()
              ? nullptr
@@ -182,18 +212,46 @@ const TensorInfo* Checkpoint::find(std::string_view name) const {
 }
 
 const Checkpoint::Entry& Checkpoint::entry(std::string_view name) const {
-  const auto found = entries_->find(name);
+  const GatheredTensor* gathered = find_gathered(name);
+  OPTIQ_CHECK(!gathered || gathered->is_whole(), "bytes of experts in one piece");
+  const auto found = entries_->find(gathered ? gathered->parts[0].source : name);
   if (found == entries_->end())
     fail(directory_, fmt::format("tensor {} is missing", quote(name)));
   return found->second;
 }
 
 const TensorInfo& Checkpoint::info(std::string_view name) const {
+  if (const GatheredTensor* gathered = find_gathered(name)) return gathered->info;
   const Entry& found = entry(name);
   return found.shard->tensors()[found.index];
 }
 
 mx::array Checkpoint::tensor(std::string_view name) const {
+  const GatheredTensor* tensor = find_gathered(name);
+  return tensor && !tensor->is_whole() ? gathered(*tensor) : piece(name);
+}
+
+mx::array Checkpoint::gathered(const GatheredTensor& tensor) const {
+  mx::Shape shape;
+  for (const std::int64_t n : tensor.info.shape) {
+    if (n > std::numeric_limits<mx::ShapeElem>::max())
+      fail(tensor.info, "a dimension is too large");
+    shape.push_back(static_cast<mx::ShapeElem>(n));
+  }
+  mx::array all(mx::allocator::malloc(tensor.info.bytes), shape,
+                piece(tensor.parts[0].source).dtype());
+  char* to = all.data<char>();
+  std::string at;
+  std::optional<mx::array> source;
+  for (const GatheredTensor::Part& part : tensor.parts) {
+    if (part.source != at) source = piece(at = part.source);
+    std::memcpy(to, source->data<char>() + part.offset, part.bytes);
+    to += part.bytes;
+  }
+  return all;
+}
+
+mx::array Checkpoint::piece(std::string_view name) const {
   const Entry& found = entry(name);
   const TensorInfo& tensor = found.shard->tensors()[found.index];
   const std::optional<mx::Dtype> dtype = mlx_dtype(tensor.dtype);
@@ -237,6 +295,12 @@ std::span<const std::byte> Checkpoint::mapped_bytes(std::string_view name) const
 }
 
 void Checkpoint::release(std::string_view name) const {
+  if (const GatheredTensor* tensor = find_gathered(name);
+      tensor && !tensor->is_whole()) {
+    for (const auto& part : tensor->parts)
+      if (part.offset == 0) release(part.source);
+    return;
+  }
   const Entry& found = entry(name);
   const TensorInfo& tensor = found.shard->tensors()[found.index];
   found.shard->file().advise_dont_need(tensor.offset, tensor.bytes);

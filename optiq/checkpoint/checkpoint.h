@@ -5,12 +5,14 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "mlx/mlx.h"
+#include "optiq/checkpoint/expert_tensors.h"
 #include "optiq/checkpoint/safetensors.h"
 #include "optiq/checkpoint/shard.h"
 #include "optiq/kernels/quant_mode.h"
@@ -25,6 +27,8 @@ struct OpenOptions {
       true;  // a tensor with NaN or infinity is an error when it is used
 };
 
+/// Experts are seen in one form however the files store them (expert_tensors.h).
+///
 /// Cheap to copy; arrays it gave outlive it. Threads: const calls from any.
 class Checkpoint {
  public:
@@ -57,7 +61,7 @@ class Checkpoint {
   /// Throws    CheckpointError if it is missing, of a type MLX does not have, or not
   ///           finite (where OpenOptions ask); ResourceError.
   /// Cost      kMapped: page faults; kRead: one read. Plus the check at memory speed,
-  ///           on the first use of the bytes.
+  ///           on the first use of the bytes. Experts of several tensors are copied.
   mx::array tensor(std::string_view name) const;
 
   /// As tensor(), but CheckpointError unless the shape is the expected one.
@@ -66,6 +70,8 @@ class Checkpoint {
                     std::initializer_list<std::int64_t> shape) const;
 
   /// The tensor's bytes in the map, for one pass over a model that does not fit.
+  ///
+  /// Requires  a tensor that lies in one piece
   std::span<const std::byte> mapped_bytes(std::string_view name) const;
 
   /// Gives the pages of mapped_bytes() back to the system.
@@ -91,12 +97,18 @@ class Checkpoint {
     std::size_t index;  // in the shard
   };
   const Entry& entry(std::string_view name) const;
+  mx::array piece(std::string_view name) const;
+  mx::array gathered(const GatheredTensor& tensor) const;
+  const GatheredTensor* find_gathered(std::string_view name) const;
+  void gather();
 
   std::filesystem::path directory_;
   OpenOptions options_;
   std::shared_ptr<const nlohmann::json> config_;
   std::vector<std::shared_ptr<Shard>> shards_;
   std::shared_ptr<const std::map<std::string, Entry, std::less<>>> entries_;
+  std::shared_ptr<const std::map<std::string, GatheredTensor>> gathered_;
+  std::shared_ptr<const std::set<std::string, std::less<>>> hidden_;  // in these
 };
 
 }  // namespace optiq::checkpoint

@@ -218,6 +218,83 @@ TEST_F(CheckpointTest, NanScalesOfTheByteFormatsAreFound) {
                   {"'s'", "at 1"});
 }
 
+std::string floats(std::initializer_list<float> values) {
+  return {reinterpret_cast<const char*>(std::data(values)), 4 * values.size()};
+}
+
+std::vector<float> values_of(const Checkpoint& checkpoint, const std::string& name) {
+  const mx::array tensor = checkpoint.tensor(name);
+  return {tensor.data<float>(), tensor.data<float>() + tensor.size()};
+}
+
+TEST_F(CheckpointTest, ExpertsOfTheirOwnTensorsAreSeenTogether) {
+  // Ten and more: names sort 0, 1, 10, 11, 2.
+  std::vector<TensorEntry> entries;
+  std::map<std::string, std::string> values;
+  for (int e = 0; e < 12; ++e) {
+    const std::string name =
+        fmt::format("model.layers.0.mlp.experts.{}.up_proj.weight", e);
+    entries.push_back({name, DataType::kF32, {1, 2}});
+    const auto value = static_cast<float>(e);
+    values[name] = floats({value, value + 0.5f});
+  }
+  entries.push_back({"model.layers.0.mlp.gate.weight", DataType::kF32, {12, 2}});
+  write_tensors(directory_ / "model.safetensors", entries, values);
+  for (const Residency residency : {Residency::kMapped, Residency::kRead}) {
+    const auto checkpoint = Checkpoint::open(directory_.path(), {residency});
+    const std::string name = "model.layers.0.mlp.switch_mlp.up_proj.weight";
+    EXPECT_EQ(checkpoint.names(),
+              (std::vector<std::string>{"model.layers.0.mlp.gate.weight", name}));
+    EXPECT_EQ(checkpoint.info(name).shape, (std::vector<std::int64_t>{12, 1, 2}));
+    EXPECT_EQ(checkpoint.info(name).bytes, 96u);
+    const auto all = values_of(checkpoint, name);
+    for (std::size_t i = 0; i < all.size(); ++i)
+      EXPECT_EQ(all[i], 0.5f * static_cast<float>(i));
+    checkpoint.release(name);
+    EXPECT_EQ(values_of(checkpoint, name), all);
+  }
+}
+
+TEST_F(CheckpointTest, ExpertsInOneTensorAreCutInGateAndUp) {
+  const std::string prefix = "model.layers.3.mlp.";
+  write_tensors(directory_ / "model.safetensors",
+                {{prefix + "experts.gate_up_proj", DataType::kF32, {2, 4, 1}},
+                 {prefix + "experts.down_proj", DataType::kF32, {2, 1, 2}}},
+                {{prefix + "experts.gate_up_proj", floats({0, 1, 2, 3, 4, 5, 6, 7})},
+                 {prefix + "experts.down_proj", floats({8, 9, 10, 11})}});
+  const auto checkpoint = Checkpoint::open(directory_.path());
+  const auto values = [&](const char* which) {
+    return values_of(checkpoint, prefix + "switch_mlp." + which + "_proj.weight");
+  };
+  EXPECT_EQ(values("gate"), (std::vector<float>{0, 1, 4, 5}));
+  EXPECT_EQ(values("up"), (std::vector<float>{2, 3, 6, 7}));
+  EXPECT_EQ(values("down"), (std::vector<float>{8, 9, 10, 11}));
+  EXPECT_EQ(checkpoint.info(prefix + "switch_mlp.up_proj.weight").shape,
+            (std::vector<std::int64_t>{2, 2, 1}));
+}
+
+TEST_F(CheckpointTest, ExpertsThatDoNotBelongTogetherAreNamed) {
+  const auto message_with = [&](const std::vector<TensorEntry>& entries) {
+    write_tensors(directory_ / "model.safetensors", entries);
+    return message_of_opening(directory_.path());
+  };
+  const std::string experts = "model.layers.0.mlp.experts.";
+  const TensorEntry first{experts + "0.up_proj.weight", DataType::kF32, {2, 4}};
+  expect_mentions(
+      message_with({first, {experts + "2.up_proj.weight", DataType::kF32, {2, 4}}}),
+      {"experts.0.up_proj.weight", "expected 3 experts, found 2"});
+  expect_mentions(
+      message_with({first, {experts + "1.up_proj.weight", DataType::kF32, {2, 5}}}),
+      {"experts.1.up_proj.weight", "like the other experts", "[2, 5]"});
+  expect_mentions(message_with({{experts + "gate_up_proj", DataType::kF32, {2, 3, 4}}}),
+                  {"gate_up_proj", "2 rows", "[2, 3, 4]"});
+  expect_mentions(message_with({first,
+                                {"model.layers.0.mlp.switch_mlp.up_proj.weight",
+                                 DataType::kF32,
+                                 {1, 2, 4}}}),
+                  {"switch_mlp.up_proj.weight", "two forms"});
+}
+
 TEST_F(CheckpointTest, AConfigThatIsNotAnObjectIsAnError) {
   write_tensors(directory_ / "model.safetensors", {{"a", DataType::kU8, {1}}});
   for (const char* text : {"", "[]", "{", "{\"a\":1,\"a\":2}", "{\"a\":1e999}"}) {

@@ -5,55 +5,15 @@
 
 #include <algorithm>
 
+#include "optiq/checkpoint/config_parts.h"
 #include "optiq/checkpoint/fields.h"
 
 namespace optiq::checkpoint {
 namespace {
 
-constexpr std::int64_t kMaxSize = 1 << 20;  // of any one dimension but the vocabulary
-constexpr std::int64_t kMaxLayers = 4096;
-constexpr std::int64_t kMaxVocabulary = 1 << 24;
-constexpr std::int64_t kMaxPositions = 1 << 30;
-constexpr int kFromHidden = 0;  // head_dim = hidden_size / heads
-constexpr int kAsHeads = 0;     // num_key_value_heads = num_attention_heads
-
-enum class SlidingRule {
-  kNever,
-  kUpperLayers
-};                                            // kUpperLayers: from max_window_layers
-enum class BiasRule { kConfig, kQkvAlways };  // kConfig: attention_bias, q k v and o
-
-// What transformers' configuration and model classes say where config.json is silent.
-struct Defaults {
-  const char* model_type;
-  const char* architecture;
-  int head_dim;
-  int n_kv_heads;
-  int max_position_embeddings;
-  double partial_rotary_factor;
-  BiasRule bias;
-  SlidingRule sliding;
-  bool qk_norm;
-  bool is_hybrid;  // every full_attention_interval-th layer is attention, with a gate
-};
-
-constexpr Defaults kDefaults[] = {
-    {"qwen3_5", "qwen3_5", 256, 4, 32768, 0.25, BiasRule::kConfig, SlidingRule::kNever,
-     true, true},
-    {"qwen3_5_text", "qwen3_5", 256, 4, 32768, 0.25, BiasRule::kConfig,
-     SlidingRule::kNever, true, true},
-    {"qwen3", "qwen3", 128, 32, 32768, 1, BiasRule::kConfig, SlidingRule::kUpperLayers,
-     true, false},
-    {"qwen2", "qwen2", kFromHidden, 32, 32768, 1, BiasRule::kQkvAlways,
-     SlidingRule::kUpperLayers, false, false},
-    {"llama", "llama", kFromHidden, kAsHeads, 2048, 1, BiasRule::kConfig,
-     SlidingRule::kNever, false, false},
-};
-
 const Defaults& defaults_of(const Fields& top) {
   const std::string type = top.text("model_type");
-  for (const Defaults& row : kDefaults)
-    if (row.model_type == type) return row;
+  if (const Defaults* row = find_defaults(type)) return *row;
   top.fail("model_type",
            fmt::format("one of {}", fmt::join(known_model_types(), ", ")));
 }
@@ -63,7 +23,10 @@ int size_of(const Fields& fields, const char* key, std::int64_t max = kMaxSize) 
 }
 
 void read_heads(const Fields& fields, const Defaults& defaults, ModelConfig& config) {
-  config.n_heads = size_of(fields, "num_attention_heads", 4096);
+  config.n_heads = defaults.n_heads
+                       ? static_cast<int>(fields.integer_or("num_attention_heads",
+                                                            defaults.n_heads, 1, 4096))
+                       : size_of(fields, "num_attention_heads", 4096);
   const int kv_default =
       defaults.n_kv_heads == kAsHeads ? config.n_heads : defaults.n_kv_heads;
   // A null is not an absence here: it means one key head for each query head.
@@ -89,7 +52,7 @@ void read_heads(const Fields& fields, const Defaults& defaults, ModelConfig& con
 void read_biases(const Fields& fields, const Defaults& defaults, ModelConfig& config) {
   if (defaults.bias == BiasRule::kQkvAlways) {
     config.qkv_bias = true;
-  } else {
+  } else if (defaults.bias == BiasRule::kConfig) {
     config.qkv_bias = config.o_bias = fields.boolean_or("attention_bias", false);
   }
   config.mlp_bias = config.architecture == std::string("llama") &&
@@ -105,36 +68,58 @@ LayerType layer_type(const Fields& fields, const std::string& name) {
               name.substr(0, 80));
 }
 
+// The window of sliding layers; 0: the config has none.
+int read_window(const Fields& fields, const Defaults& defaults) {
+  if (defaults.sliding == SlidingRule::kNever) return 0;
+  if (defaults.sliding == SlidingRule::kUpperLayers &&
+      !fields.boolean_or("use_sliding_window", false))
+    return 0;
+  // A null is not an absence here: it means no window.
+  if (fields.json().contains("sliding_window") && !fields.has("sliding_window"))
+    return 0;
+  return static_cast<int>(fields.integer_or("sliding_window", defaults.sliding_window,
+                                            defaults.sliding_window ? 1 : 0,
+                                            kMaxPositions));
+}
+
+std::vector<LayerType> types_by_rule(const Fields& fields, const Defaults& defaults,
+                                     int layers, int window) {
+  std::int64_t first = 0, interval = 0;
+  if (defaults.is_hybrid)
+    interval = fields.integer_or("full_attention_interval", 4, 1, kMaxLayers);
+  else if (defaults.sliding == SlidingRule::kPattern)
+    interval = fields.integer_or("sliding_window_pattern", 6, 1, kMaxLayers);
+  else if (defaults.sliding == SlidingRule::kUpperLayers)
+    first = fields.integer_or("max_window_layers", 28, 0, kMaxLayers);
+  const LayerType other = defaults.is_hybrid ? LayerType::kLinearAttention
+                          : window > 0       ? LayerType::kSlidingAttention
+                                             : LayerType::kFullAttention;
+  std::vector<LayerType> types;
+  for (int i = 0; i < layers; ++i) {
+    const bool full = interval > 0 ? (i + 1) % interval == 0 : i < first;
+    types.push_back(full ? LayerType::kFullAttention : other);
+  }
+  return types;
+}
+
 void read_layers(const Fields& fields, const Defaults& defaults, ModelConfig& config) {
   const int layers = config.num_hidden_layers;
-  int window = 0;
-  if (defaults.sliding == SlidingRule::kUpperLayers &&
-      fields.boolean_or("use_sliding_window", false) &&
-      !(fields.json().contains("sliding_window") && !fields.has("sliding_window")))
-    window =
-        static_cast<int>(fields.integer_or("sliding_window", 4096, 1, kMaxPositions));
-
-  const std::vector<std::string> names = fields.texts("layer_types");
-  if (fields.has("layer_types")) {
+  const int window = read_window(fields, defaults);
+  // Mistral's and phi3's classes pass layer_types over.
+  const bool has_types =
+      fields.has("layer_types") && defaults.sliding != SlidingRule::kAllLayers;
+  if (has_types) {
+    const std::vector<std::string> names = fields.texts("layer_types");
     if (names.size() != static_cast<std::size_t>(layers))
       fields.fail("layer_types", fmt::format("num_hidden_layers = {} entries", layers),
                   std::to_string(names.size()));
     for (const std::string& name : names)
       config.layer_types.push_back(layer_type(fields, name));
-  } else if (defaults.is_hybrid) {
-    const auto interval =
-        fields.integer_or("full_attention_interval", 4, 1, kMaxLayers);
-    for (int i = 0; i < layers; ++i)
-      config.layer_types.push_back((i + 1) % interval == 0
-                                       ? LayerType::kFullAttention
-                                       : LayerType::kLinearAttention);
   } else {
-    const auto first = fields.integer_or("max_window_layers", 28, 0, kMaxLayers);
-    for (int i = 0; i < layers; ++i)
-      config.layer_types.push_back(window > 0 && i >= first
-                                       ? LayerType::kSlidingAttention
-                                       : LayerType::kFullAttention);
+    config.layer_types = types_by_rule(fields, defaults, layers, window);
   }
+  if (config.architecture == "gemma4")
+    config.layer_types.back() = LayerType::kFullAttention;
 
   const auto has = [&](LayerType type) {
     return std::ranges::find(config.layer_types, type) != config.layer_types.end();
@@ -176,12 +161,6 @@ bool ModelConfig::has_linear_attention() const {
          layer_types.end();
 }
 
-std::vector<std::string> known_model_types() {
-  std::vector<std::string> names;
-  for (const Defaults& row : kDefaults) names.push_back(row.model_type);
-  return names;
-}
-
 ModelConfig parse_model_config(const nlohmann::json& json,
                                const nlohmann::json& generation,
                                const std::filesystem::path& file) {
@@ -195,14 +174,21 @@ ModelConfig parse_model_config(const nlohmann::json& json,
   config.model_type = defaults.model_type;
   config.architecture = defaults.architecture;
   config.hidden_size = size_of(fields, "hidden_size");
-  config.intermediate_size = size_of(fields, "intermediate_size");
+  // A model whose MLPs are all sparse has no other width.
+  config.intermediate_size = defaults.n_experts && !fields.has("intermediate_size")
+                                 ? 0
+                                 : size_of(fields, "intermediate_size");
   config.num_hidden_layers = size_of(fields, "num_hidden_layers", kMaxLayers);
-  config.vocab_size = size_of(fields, "vocab_size", kMaxVocabulary);
+  config.vocab_size = defaults.vocab_size
+                          ? static_cast<int>(fields.integer_or(
+                                "vocab_size", defaults.vocab_size, 1, kMaxVocabulary))
+                          : size_of(fields, "vocab_size", kMaxVocabulary);
   config.max_position_embeddings = static_cast<int>(fields.integer_or(
       "max_position_embeddings", defaults.max_position_embeddings, 1, kMaxPositions));
-  config.rms_norm_eps = fields.number_or("rms_norm_eps", 1e-6, 0, 1);
-  if (const std::string act = fields.text_or("hidden_act", "silu"); act != "silu")
-    fields.fail("hidden_act", "silu");
+  config.rms_norm_eps = fields.number_or("rms_norm_eps", defaults.rms_norm_eps, 0, 1);
+  const char* act_key = defaults.is_gemma ? "hidden_activation" : "hidden_act";
+  const char* act = defaults.is_gemma ? "gelu_pytorch_tanh" : "silu";
+  if (fields.text_or(act_key, act) != act) fields.fail(act_key, act);
   read_heads(fields, defaults, config);
   read_biases(fields, defaults, config);
   read_layers(fields, defaults, config);
@@ -210,11 +196,13 @@ ModelConfig parse_model_config(const nlohmann::json& json,
   config.qk_norm = defaults.qk_norm;
   config.attn_output_gate =
       defaults.is_hybrid && fields.boolean_or("attn_output_gate", true);
-  config.rope = parse_rope(fields, config.head_dim, config.max_position_embeddings,
-                           defaults.partial_rotary_factor);
+  if (defaults.n_experts) read_experts(fields, defaults, config);
+  if (defaults.is_gemma) read_gemma(fields, config);
+  read_ropes(fields, defaults, config);
   // A multimodal model ties as its own level says; older ones say it in the text part.
-  config.tie_word_embeddings = (top.has("tie_word_embeddings") ? top : fields)
-                                   .boolean_or("tie_word_embeddings", false);
+  config.tie_word_embeddings =
+      (top.has("tie_word_embeddings") ? top : fields)
+          .boolean_or("tie_word_embeddings", defaults.is_gemma);
   config.mtp_num_hidden_layers =
       static_cast<int>(fields.integer_or("mtp_num_hidden_layers", 0, 0, kMaxLayers));
   config.has_vision = top.has("vision_config");

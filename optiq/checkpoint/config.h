@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "optiq/checkpoint/rope_config.h"
+#include "optiq/kernels/glu/glu.h"
 
 namespace optiq::checkpoint {
 
@@ -23,11 +24,35 @@ struct LinearAttentionConfig {
   int conv_kernel_dim = 0;
 };
 
+/// The sparse MLPs of a mixture of experts.
+struct ExpertsConfig {
+  int n_experts = 0;  // 0: all MLPs are dense
+  int n_active = 0;   // experts a token
+  int intermediate_size = 0;
+  int shared_intermediate_size = 0;  // of the expert that all tokens visit; 0: none
+  bool normalize = true;             // weights of a token's experts sum to 1
+  std::vector<bool> layers;          // by layer: is its MLP sparse?
+};
+
+/// What Gemma's layers have besides.
+struct GemmaConfig {
+  double query_pre_attn_scalar = 0;     // q k is scaled by its inverse root; 0: by 1
+  double final_logit_softcapping = 0;   // 0: none
+  int hidden_size_per_layer_input = 0;  // 0: no embedding for each layer
+  int vocab_size_per_layer_input = 0;
+  int num_kv_shared_layers = 0;   // the last layers use keys and values of earlier ones
+  bool attention_k_eq_v = false;  // full attention has no v_proj
+  bool use_double_wide_mlp = false;  // layers that share have twice the MLP
+  int global_head_dim = 0;           // of full attention
+  int n_global_kv_heads = 0;
+  RopeConfig sliding_rope;  // of sliding attention
+};
+
 /// One text model. Sizes are positive and bounded, heads divide, layer_types has one
 /// entry a layer: what is here needs no further checks.
 struct ModelConfig {
   std::string model_type;    // as written at the top level: "qwen3_5", "qwen3_5_text"
-  std::string architecture;  // "qwen3_5", "qwen3", "qwen2" or "llama"
+  std::string architecture;  // one of models/registry.cpp
   int hidden_size = 0;
   int intermediate_size = 0;
   int num_hidden_layers = 0;
@@ -47,6 +72,9 @@ struct ModelConfig {
   std::vector<LayerType> layer_types;
   RopeConfig rope;
   LinearAttentionConfig linear;  // set where a layer is kLinearAttention
+  ExpertsConfig experts;
+  kernels::GluGate mlp_gate = kernels::GluGate::kSilu;
+  GemmaConfig gemma;  // set for gemma3 and gemma4
   int mtp_num_hidden_layers = 0;
   std::vector<std::int64_t>
       eos_token_ids;        // generation_config.json's, else the config's
@@ -55,6 +83,9 @@ struct ModelConfig {
   nlohmann::json raw;       // config.json as it is
 
   bool has_linear_attention() const;
+  bool is_sliding(int layer) const {
+    return layer_types[static_cast<std::size_t>(layer)] == LayerType::kSlidingAttention;
+  }
 };
 
 /// Reads a config; `generation` is generation_config.json or an empty object.

@@ -121,6 +121,100 @@ TEST(ModelConfig, SlidingWindowsBeginAtMaxWindowLayersAndOnlyWhenInUse) {
   EXPECT_EQ(parse(config).sliding_window, 0);
 }
 
+TEST(ModelConfig, MistralAndPhiSlideInAllLayersWhereThereIsAWindow) {
+  const ModelConfig mistral = parse_file("mistral.json");
+  EXPECT_EQ(mistral.sliding_window, 32);
+  EXPECT_TRUE(mistral.is_sliding(0) && mistral.is_sliding(3));
+  EXPECT_EQ(parse(tiny("mistral")).sliding_window, 4096);
+  json config = tiny("mistral");
+  config["sliding_window"] = nullptr;
+  config["attention_bias"] = true;  // its class has none
+  EXPECT_EQ(parse(config).sliding_window, 0);
+  EXPECT_FALSE(parse(config).is_sliding(0) || parse(config).qkv_bias);
+  EXPECT_EQ(parse(tiny("phi3")).sliding_window, 0);
+  EXPECT_EQ(parse(tiny("phi3")).rms_norm_eps, 1e-5);
+}
+
+TEST(ModelConfig, LongRopeHasTwoSetsOfFactors) {
+  const RopeConfig rope = parse_file("phi3_longrope.json").rope;
+  EXPECT_EQ(rope.type, RopeType::kLongRope);
+  EXPECT_EQ(rope.original_max_position_embeddings, 64);
+  EXPECT_EQ(rope.short_factor.size(), 16u);
+  EXPECT_DOUBLE_EQ(rope.long_factor[1], 1.4);
+  EXPECT_DOUBLE_EQ(rope.attention_factor,
+                   std::sqrt(1 + std::log(4096.0 / 64) / std::log(64.0)));
+  EXPECT_FALSE(rope.turns_long(64));
+  EXPECT_TRUE(rope.turns_long(65));
+  json config = read_json_object(kConfigs / "phi3_longrope.json");
+  config["rope_scaling"]["long_factor"].push_back(1);
+  expect_mentions(error_of(config), {"rope_scaling.long_factor", "16", "17"});
+}
+
+TEST(ModelConfig, GemmasLayersDiffer) {
+  const ModelConfig three = parse_file("gemma3_text.json");
+  EXPECT_TRUE(three.is_sliding(0));
+  EXPECT_FALSE(three.is_sliding(5));
+  EXPECT_EQ(three.rope.theta, 1e6);
+  EXPECT_EQ(three.gemma.sliding_rope.theta, 1e4);
+  EXPECT_EQ(three.mlp_gate, kernels::GluGate::kGeluTanh);
+  EXPECT_TRUE(three.tie_word_embeddings);
+
+  // What scales the context scales full attention only.
+  json scaled = read_json_object(kConfigs / "gemma3_text.json");
+  scaled["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
+  EXPECT_EQ(parse(scaled).rope.factor, 8);
+  EXPECT_EQ(parse(scaled).gemma.sliding_rope.type, RopeType::kDefault);
+
+  // A multimodal file says little of its text model.
+  const ModelConfig sparse = parse({{"model_type", "gemma3"},
+                                    {"text_config",
+                                     {{"hidden_size", 2560},
+                                      {"intermediate_size", 10240},
+                                      {"num_hidden_layers", 34},
+                                      {"sliding_window", 1024}}}});
+  EXPECT_EQ(sparse.n_heads, 8);
+  EXPECT_EQ(sparse.n_kv_heads, 4);
+  EXPECT_EQ(sparse.vocab_size, 262208);
+  EXPECT_FALSE(sparse.is_sliding(5));
+  EXPECT_TRUE(sparse.is_sliding(33));
+
+  const ModelConfig four = parse_file("gemma4_text.json");
+  EXPECT_EQ(four.gemma.global_head_dim, 128);
+  EXPECT_EQ(four.gemma.num_kv_shared_layers, 2);
+  EXPECT_EQ(four.rope.type, RopeType::kProportional);
+  EXPECT_EQ(four.rope.rotary_dim, 128);
+  EXPECT_EQ(four.gemma.sliding_rope.rotary_dim, 64);
+  EXPECT_EQ(four.gemma.final_logit_softcapping, 30);
+  json moe = read_json_object(kConfigs / "gemma4_text.json");
+  moe["enable_moe_block"] = true;
+  expect_mentions(error_of(moe), {"enable_moe_block", "not supported"});
+  json shared = read_json_object(kConfigs / "gemma4_text.json");
+  shared["num_kv_shared_layers"] = 4;
+  expect_mentions(error_of(shared), {"num_kv_shared_layers", "earlier layer"});
+}
+
+TEST(ModelConfig, SparseLayersAreTheConfigs) {
+  const ModelConfig moe = parse_file("qwen3_moe.json");
+  EXPECT_EQ(moe.experts.n_experts, 4);
+  EXPECT_EQ(moe.experts.n_active, 2);
+  EXPECT_EQ(moe.experts.intermediate_size, 128);
+  EXPECT_EQ(moe.experts.shared_intermediate_size, 0);
+  EXPECT_EQ(moe.experts.layers, std::vector<bool>(4, true));
+  json config = read_json_object(kConfigs / "qwen3_moe.json");
+  config["decoder_sparse_step"] = 2;
+  config["mlp_only_layers"] = {3};
+  EXPECT_EQ(parse(config).experts.layers,
+            (std::vector<bool>{false, true, false, false}));
+  config["num_experts_per_tok"] = 5;
+  expect_mentions(error_of(config), {"num_experts_per_tok", "4", "5"});
+
+  const ModelConfig hybrid = parse_file("qwen3_5_moe_vlm.json");
+  EXPECT_EQ(hybrid.architecture, "qwen3_5_moe");
+  EXPECT_EQ(hybrid.experts.shared_intermediate_size, 128);
+  EXPECT_TRUE(hybrid.experts.normalize);
+  EXPECT_EQ(hybrid.intermediate_size, 0);
+}
+
 TEST(ModelConfig, RopeScalingWinsOverRopeParameters) {
   json config = tiny("llama");
   config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 5e5}};
@@ -191,7 +285,8 @@ TEST(ModelConfig, NonsenseNamesTheKeyWhatWasExpectedAndWhatWasFound) {
            "full_attention"]})",
        {"layer_types", "sliding_window"}},
       {R"({"rope_scaling":{"rope_type":"spiral"}})",
-       {"rope_scaling.rope_type", "default, linear, llama3, yarn", "'spiral'"}},
+       {"rope_scaling.rope_type", "default, linear, llama3, yarn, longrope",
+        "'spiral'"}},
       {R"({"rope_scaling":{"rope_type":"llama3","factor":8}})",
        {"rope_scaling.low_freq_factor", "nothing"}},
       {R"({"rope_scaling":{"type":"linear","factor":0}})",
@@ -229,7 +324,10 @@ TEST(ModelConfig, NoValueGetsPastTheChecks) {
       R"([null,true,-1,0,1,2,3,7,64,1e9,1e300,4294967296,0.5,"","x",[],{},[1],["x"],
           {"rope_type":"yarn"},{"type":"linear","factor":1e-300},[[[]]]])");
   std::mt19937 random(11);
-  for (const char* name : {"qwen3_5_vlm.json", "llama_tied.json", "qwen2.json"}) {
+  for (const char* name :
+       {"qwen3_5_vlm.json", "llama_tied.json", "qwen2.json", "mistral.json",
+        "gemma3_text.json", "gemma4_text.json", "phi3_longrope.json", "qwen3_moe.json",
+        "qwen3_5_moe_vlm.json"}) {
     const json good = read_json_object(kConfigs / name);
     for (int i = 0; i < 3000; ++i) {
       json config = good;
@@ -250,7 +348,19 @@ TEST(ModelConfig, NoValueGetsPastTheChecks) {
         ASSERT_EQ(parsed.n_heads % parsed.n_kv_heads, 0);
         ASSERT_EQ(parsed.head_dim % 2, 0);
         ASSERT_GE(parsed.rope.rotary_dim, 2);
-        ASSERT_LE(parsed.rope.rotary_dim, parsed.head_dim);
+        ASSERT_LE(parsed.rope.rotary_dim,
+                  std::max(parsed.head_dim, parsed.gemma.global_head_dim));
+        const ExpertsConfig& experts = parsed.experts;
+        ASSERT_LE(experts.n_active, experts.n_experts);
+        if (experts.n_experts > 0) {
+          ASSERT_EQ(experts.layers.size(), parsed.layer_types.size());
+        }
+        if (parsed.rope.type == RopeType::kLongRope) {
+          ASSERT_EQ(2 * parsed.rope.long_factor.size(),
+                    static_cast<std::size_t>(parsed.rope.rotary_dim));
+        }
+        for (int layer = 0; layer < parsed.num_hidden_layers; ++layer)
+          ASSERT_TRUE(parsed.sliding_window > 0 || !parsed.is_sliding(layer));
       } catch (const CheckpointError&) {
       }
     }

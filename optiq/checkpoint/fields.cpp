@@ -122,6 +122,21 @@ std::vector<std::string> Fields::texts(std::string_view key) const {
   return texts;
 }
 
+std::vector<double> Fields::numbers(std::string_view key, double min,
+                                    double max) const {
+  const nlohmann::json* value = find(key);
+  if (value == nullptr) return {};
+  const std::string expected = fmt::format("a list of numbers from {} to {}", min, max);
+  if (!value->is_array()) fail(key, expected);
+  std::vector<double> numbers;
+  for (const nlohmann::json& item : *value) {
+    const double number = item.is_number() ? item.get<double>() : max + 1;
+    if (!(min <= number && number <= max)) fail(key, expected);
+    numbers.push_back(number);
+  }
+  return numbers;
+}
+
 std::optional<Fields> Fields::object(std::string_view key) const {
   const nlohmann::json* value = find(key);
   if (value == nullptr) return std::nullopt;

@@ -35,6 +35,7 @@ class Fields {
   std::vector<std::int64_t> integers(std::string_view key, std::int64_t min,
                                      std::int64_t max) const;
   std::vector<std::string> texts(std::string_view key) const;  // empty if absent
+  std::vector<double> numbers(std::string_view key, double min, double max) const;
 
   /// The object under a key.
   std::optional<Fields> object(std::string_view key) const;

@@ -21,7 +21,10 @@ constexpr RoleRow kRoles[] = {
     {"vision_tower", TensorRole::kVision},
     {"vision_model", TensorRole::kVision},
     {"multi_modal_projector", TensorRole::kVision},
+    {"vision_embedder", TensorRole::kVision},
+    {"embed_vision", TensorRole::kVision},
     {"audio_tower", TensorRole::kAudio},
+    {"embed_audio", TensorRole::kAudio},
     {"mtp", TensorRole::kMtp},
     {"rotary_emb", TensorRole::kBuffer},
 };

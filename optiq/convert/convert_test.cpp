@@ -92,6 +92,74 @@ TEST_F(Convert, TheMeasuredModelIsWithinItsBudgetAndReadsBackAsPlanned) {
   EXPECT_LT(mx::mean(mx::abs(difference)).item<float>(), 1.0f);
 }
 
+// A tiny fixture with the tokenizer that all of them share.
+fs::path fixture_with_tokenizer(const std::string& name, const fs::path& work) {
+  const fs::path golden = fs::path(OPTIQ_SOURCE_DIR) / "tests/data/golden";
+  const fs::path directory = work / name;
+  fs::create_directories(directory);
+  for (const char* file :
+       {"config.json", "generation_config.json", "model.safetensors"})
+    fs::copy_file(golden / name / file, directory / file);
+  for (const char* file : {"tokenizer.json", "tokenizer_config.json"})
+    fs::copy_file(golden / file, directory / file);
+  return directory;
+}
+
+mx::array logits_of_fixture(const fs::path& directory) {
+  const auto model = models::load(directory);
+  const auto exact = kernels::Activation::kExact;
+  std::vector<int> ids;
+  for (int i = 0; i < 40; ++i) ids.push_back(7 + i * 37 % 500);
+  return model->head(model->hidden(mx::array(ids.data(), {40}, mx::int32),
+                                   models::uncached_batch({40}, exact)),
+                     exact);
+}
+
+TEST_F(Convert, EveryFamilyIsMeasuredWrittenAndReadBack) {
+  for (const char* name : {"gemma3_text", "gemma4_text", "mistral", "phi3_longrope",
+                           "qwen3_moe", "qwen3_5_moe_vlm"}) {
+    SCOPED_TRACE(name);
+    Options o = options(std::string("mixed-") + name);
+    o.model = fixture_with_tokenizer(name, work_);
+    o.candidate_bits = {6, 8};
+    o.target_bpw = 7;
+    const Result result = convert(o);
+    const Inspection inspection = inspect(o.output);
+    EXPECT_EQ(inspection.params, result.params);
+    EXPECT_EQ(inspection.bytes, result.bytes);
+    ASSERT_EQ(inspection.layers.size(), result.layers.size());
+    for (const InspectedLayer& layer : inspection.layers)
+      EXPECT_TRUE(layer.sensitivity.has_value()) << layer.name;
+    // At seven bits, random weights keep nine tenths of what the logits say.
+    const mx::array original = logits_of_fixture(o.model);
+    const mx::array difference = logits_of_fixture(o.output) - original;
+    EXPECT_LT(mx::mean(mx::square(difference)).item<float>(),
+              0.1f * mx::mean(mx::square(original)).item<float>());
+  }
+}
+
+TEST_F(Convert, ExpertsAreWrittenAsMlxLmLoadsThem) {
+  for (const auto& [name, prefix] :
+       {std::pair("qwen3_moe", "model."),
+        std::pair("qwen3_5_moe_vlm", "language_model.model.")}) {
+    Options o = options(std::string("experts-") + name);
+    o.model = fixture_with_tokenizer(name, work_);
+    o.method = Method::kUniform;
+    o.candidate_bits = {4};
+    o.target_bpw = 4;
+    o.compensate = false;
+    convert(o);
+    const auto written = checkpoint::Checkpoint::open(o.output);
+    const std::string mlp = prefix + std::string("layers.0.mlp.");
+    EXPECT_EQ(written.info(mlp + "switch_mlp.gate_proj.weight").shape,
+              (std::vector<std::int64_t>{4, 128, 16}));
+    EXPECT_EQ(written.info(mlp + "switch_mlp.down_proj.scales").shape,
+              (std::vector<std::int64_t>{4, 128, 2}));
+    for (const std::string& tensor : written.names())
+      EXPECT_EQ(tensor.find(".experts."), std::string::npos) << tensor;
+  }
+}
+
 TEST_F(Convert, WritesWhatMlxLmLoads) {
   Options o = options("mixed");
   o.method = Method::kStatic;

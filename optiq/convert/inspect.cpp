@@ -107,7 +107,9 @@ Inspection inspect(const fs::path& directory,
     std::int64_t params = 1;
     for (std::int64_t n : tensor.shape) params *= n;
     if (name.ends_with(".scales") || name.ends_with(".biases")) continue;
-    const bool is_matrix = name.ends_with(".weight") && tensor.shape.size() == 2;
+    const bool of_experts = name.find(".switch_mlp.") != std::string::npos;
+    const bool is_matrix =
+        name.ends_with(".weight") && tensor.shape.size() == (of_experts ? 3 : 2);
     if (!is_matrix || checkpoint::role_of(name) != checkpoint::TensorRole::kText) {
       result.params += params;
       continue;

@@ -42,7 +42,8 @@ MlxForm::MlxForm(const checkpoint::Checkpoint& source)
       config_(checkpoint::model_config(source)),
       names_(checkpoint::find_text_names(source)),
       mlx_form_(checkpoint::is_mlx_form(source)),
-      nested_(config_.architecture == "qwen3_5") {
+      is_qwen35_(config_.architecture.starts_with("qwen3_5")),
+      nested_(is_qwen35_ || config_.raw.contains("text_config")) {
   for (const std::string& name : source.names()) {
     if (checkpoint::role_of(name) != checkpoint::TensorRole::kText) continue;
     if (config_.tie_word_embeddings && name.starts_with(names_.lm_head + ".") &&
@@ -60,7 +61,7 @@ std::string MlxForm::written_name(const std::string& source_name) const {
 }
 
 bool MlxForm::is_norm_less_one(const std::string& source_name) const {
-  if (config_.architecture != "qwen3_5" || mlx_form_) return false;
+  if (!is_qwen35_ || mlx_form_) return false;
   for (const char* end : {".input_layernorm.weight", ".post_attention_layernorm.weight",
                           ".q_norm.weight", ".k_norm.weight"})
     if (ends_with(source_name, end)) return true;
@@ -71,7 +72,7 @@ mx::array MlxForm::written_tensor(const std::string& source_name) const {
   mx::array tensor = source_.tensor(source_name);
   if (is_norm_less_one(source_name))
     tensor = mx::astype(mx::astype(tensor, mx::float32) + 1.0f, tensor.dtype());
-  if (nested_ && !mlx_form_ && ends_with(source_name, ".conv1d.weight"))
+  if (is_qwen35_ && !mlx_form_ && ends_with(source_name, ".conv1d.weight"))
     tensor = mx::contiguous(mx::swapaxes(tensor, 1, 2));
   mx::eval(tensor);
   return tensor;
@@ -81,17 +82,20 @@ json MlxForm::written_config(const Plan& plan) const {
   json config = source_.config();
   config.erase("quantization");
   config.erase("quantization_config");
-  if (nested_ && !config.contains("text_config")) {
+  if (is_qwen35_ && !config.contains("text_config")) {
     // mlx-lm loads `qwen3_5` with a text_config and does not know `qwen3_5_text`.
     json text = config;
-    config = {{"model_type", "qwen3_5"},
-              {"architectures", {"Qwen3_5ForConditionalGeneration"}},
+    const bool sparse = config_.experts.n_experts > 0;
+    config = {{"model_type", config_.architecture},
+              {"architectures",
+               {sparse ? "Qwen3_5MoeForConditionalGeneration"
+                       : "Qwen3_5ForConditionalGeneration"}},
               {"tie_word_embeddings", config_.tie_word_embeddings},
               {"text_config", std::move(text)}};
     for (const char* key : {"eos_token_id", "bos_token_id", "pad_token_id", "dtype"})
       if (config["text_config"].contains(key)) config[key] = config["text_config"][key];
   }
-  if (nested_ && config["text_config"].contains("mtp_num_hidden_layers"))
+  if (is_qwen35_ && config["text_config"].contains("mtp_num_hidden_layers"))
     config["text_config"]["mtp_num_hidden_layers"] = 0;  // its tensors are left out
 
   const QuantSpec common = most_common(plan);

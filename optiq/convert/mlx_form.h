@@ -15,8 +15,9 @@ namespace optiq::convert {
 
 /// The written form of one source checkpoint.
 ///
-/// Names: Qwen3.5 is written as mlx-lm's `qwen3_5` with its text model under
-/// `language_model.`; all others keep `model.` and `lm_head`. Vision towers and the
+/// Names: Qwen3.5 is written as mlx-lm's `qwen3_5` or `qwen3_5_moe` with its text model
+/// under `language_model.`, and so is the text model of a multimodal Gemma; all others
+/// keep `model.` and `lm_head`. Vision towers and the
 /// head for further tokens are left out, as mlx-lm does. Source    sanitize() of mlx-lm
 /// 0.32.2; docs/formats/checkpoint.md
 class MlxForm {
@@ -43,6 +44,7 @@ class MlxForm {
   checkpoint::ModelConfig config_;
   checkpoint::TextNames names_;
   bool mlx_form_;
+  bool is_qwen35_;
   bool nested_;  // text model under language_model.
   std::vector<std::string> tensors_;
 };

@@ -50,13 +50,19 @@ std::vector<TensorEntry> entries_of(const checkpoint::Checkpoint& source,
   const QuantSpec& spec = *plan.at(*module);
   const QuantModeInfo& mode = info(spec.mode);
   const std::string path = form.written_name(*module);
-  const std::int64_t N = in.shape[0], K = in.shape[1];
+  // Of experts, a matrix each.
+  const auto with_columns = [&](std::int64_t columns) {
+    std::vector<std::int64_t> shape = in.shape;
+    shape.back() = columns;
+    return shape;
+  };
+  const std::int64_t K = in.shape.back();
   const DataType scales = mode.float_scales ? in.dtype : DataType::kU8;
   std::vector<TensorEntry> entries{
-      {path + ".weight", DataType::kU32, {N, K * spec.bits / 32}},
-      {path + ".scales", scales, {N, K / spec.group_size}}};
+      {path + ".weight", DataType::kU32, with_columns(K * spec.bits / 32)},
+      {path + ".scales", scales, with_columns(K / spec.group_size)}};
   if (mode.has_biases)
-    entries.push_back({path + ".biases", scales, {N, K / spec.group_size}});
+    entries.push_back({path + ".biases", scales, with_columns(K / spec.group_size)});
   return entries;
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -59,9 +60,27 @@ void Session::check(std::span<const int> tokens) const {
         static_cast<std::size_t>(state_.length()) + tokens.size()));
 }
 
+// A sequence that outgrows the rotary frequencies it began with is read again with
+// those for long ones, as transformers does.
+void Session::fit_rotation(std::size_t more) {
+  const auto length = static_cast<std::int64_t>(state_.length());
+  if (state_.turns_long() ||
+      !model_.config().rope.turns_long(length + static_cast<std::int64_t>(more)))
+    return;
+  decode_step_.forget();
+  state_.truncate(0);
+  state_.set_turns_long(true);
+  const std::vector<int> again = std::exchange(tokens_, {});
+  if (again.empty()) return;
+  const auto callback = std::exchange(on_chunk_, {});
+  run_chunks(again, [](int, int, const mx::array& hidden, bool) { return hidden; });
+  on_chunk_ = callback;
+}
+
 template <class UseHidden>
 void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
   check(tokens);
+  fit_rotation(tokens.size());
   const models::AdapterPtr adapter = adapters::active_adapter(model_);
   const int n = static_cast<int>(tokens.size());
   for (int begin = 0; begin < n;) {
@@ -87,6 +106,7 @@ void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
 
 mx::array Session::decode(int token) {
   check({&token, 1});
+  fit_rotation(1);
   throw_if_interrupted();
   std::vector<models::AdapterPtr> active;
   if (models::AdapterPtr adapter = adapters::active_adapter(model_))

@@ -88,6 +88,7 @@ class Session {
           std::vector<int> tokens);
 
   mx::array decode(int token);
+  void fit_rotation(std::size_t more);
 
   template <class UseHidden>
   void run_chunks(std::span<const int> tokens, UseHidden&& use_hidden);

@@ -40,6 +40,19 @@ struct MatrixView {
                                          : 1;
     return N * (row_bytes() + (quantized() ? groups() * scale_bytes : 0));
   }
+  /// The matrix of `count` rows from `begin` on.
+  MatrixView rows(std::int64_t begin, int count) const {
+    MatrixView part = *this;
+    part.N = count;
+    const auto from = [&](const void* p, std::int64_t bytes_of_row) -> const void* {
+      return p ? static_cast<const char*>(p) + begin * bytes_of_row : nullptr;
+    };
+    const std::int64_t scale = spec.mode == QuantMode::kAffine ? size_of(type) : 1;
+    part.weight = from(weight, row_bytes());
+    part.scales = quantized() ? from(scales, groups() * scale) : nullptr;
+    part.biases = quantized() ? from(biases, groups() * scale) : nullptr;
+    return part;
+  }
 };
 
 }  // namespace optiq::kernels

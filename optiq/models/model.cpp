@@ -1,6 +1,6 @@
 #include "optiq/models/model.h"
 
-#include <numeric>
+#include <algorithm>
 
 #include "optiq/base/error.h"
 
@@ -38,6 +38,13 @@ Batch cached_batch(const std::vector<cache::SequenceState*>& states,
     for (const cache::LayerShape& shape : states[0]->cache().shapes())
       batch.paged.push_back(
           shape.n_kv_heads > 0 ? std::make_shared<kernels::PagedCall>() : nullptr);
+  if (std::ranges::any_of(states, &cache::SequenceState::turns_long)) {
+    std::vector<int> rows_of_long;
+    for (std::size_t i = 0; i < states.size(); ++i)
+      rows_of_long.insert(rows_of_long.end(), static_cast<std::size_t>(tokens[i]),
+                          states[i]->turns_long() ? 1 : 0);
+    batch.long_rows = mx::array(rows_of_long.data(), {rows}, mx::int32);
+  }
   continue_batch(batch);
   return batch;
 }

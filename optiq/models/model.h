@@ -2,6 +2,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct Batch {
   std::vector<std::shared_ptr<kernels::PagedCall>> paged{};
   // One a segment, null where the base answers alone; empty: nobody has one.
   std::vector<AdapterPtr> adapters{};
+  // [T] int32, by row: does its sequence turn by the frequencies for long ones? None:
+  // no row's does, or nothing is cached and the segments' lengths say it.
+  std::optional<mx::array> long_rows{};
 };
 
 /// A batch of whole sequences of these lengths, without a cache.
@@ -50,13 +54,15 @@ void finish_batch(const Batch& batch);
 void continue_batch(Batch& batch);
 
 /// One matrix that may be quantized, and where it sits in the walk from embedding to
-/// head. Its weight may be replaced between calls.
+/// head. Its weight may be replaced between calls. Of a mixture's experts all matrices
+/// of one kind are one module, [E N, K] one below the other.
 struct LinearModule {
   static constexpr int kEmbedding = -1;
   std::string path;  // in the checkpoint: model.language_model.layers.0.mlp.up_proj
   std::string name;  // without the checkpoint's prefix: layers.0.mlp.up_proj
   int layer;         // kEmbedding, a layer, or n_layers for the head
   kernels::LinearWeight weight;
+  int n_experts = 1;
 };
 
 /// Called with each linear module and its input [T, K] while a forward call is built.
@@ -68,18 +74,23 @@ class Model {
 
   virtual const checkpoint::ModelConfig& config() const = 0;
 
-  /// Shapes    ids [T] int32 -> [T, hidden_size] float32
+  /// What goes into the first layer: the residual stream in the first hidden_size
+  /// columns, and behind it what the architecture carries along (Gemma 4's inputs of
+  /// each layer and shared keys and values). Rows belong to tokens, and that is all
+  /// that others may know of them.
+  ///
+  /// Shapes    ids [T] int32 -> [T, at least hidden_size] float32
   virtual mx::array embed(const mx::array& ids) = 0;
 
-  /// One block. Shapes  x [T, hidden_size] -> the same
+  /// One block. Shapes  x [T, ...] as embed and the layer before give it -> the same
   virtual mx::array layer(int i, const mx::array& x, const Batch& batch) = 0;
 
-  /// The final norm. Shapes  x [T, hidden_size] -> the same
+  /// The final norm. Shapes  x [T, ...] of the last layer -> [T, hidden_size]
   virtual mx::array final_norm(const mx::array& x) = 0;
 
   /// The final norm and the output projection.
   ///
-  /// Shapes    x [T, hidden_size] -> logits [T, vocab_size] float32
+  /// Shapes    x [T, ...] of the last layer -> logits [T, vocab_size] float32
   virtual mx::array head(const mx::array& x, kernels::Activation activation) = 0;
 
   /// The matrix of the output projection: the head's, or the embedding where it is
@@ -100,8 +111,8 @@ class Model {
 
   int n_layers() const { return config().num_hidden_layers; }
 
-  /// Embedding and all layers. Shapes  ids [T] -> [T, hidden_size]
-  mx::array hidden(const mx::array& ids, const Batch& batch);
+  /// Embedding and all layers: what the head takes. Shapes  ids [T] -> [T, ...]
+  virtual mx::array hidden(const mx::array& ids, const Batch& batch);
 
   void observe_inputs(InputObserver observer) { observer_ = std::move(observer); }
 

@@ -8,10 +8,11 @@ namespace optiq::models {
 namespace {
 
 constexpr Architecture kArchitectures[] = {
-    {"llama", build_llama},
-    {"qwen2", build_qwen2},
-    {"qwen3", build_qwen3},
-    {"qwen3_5", build_qwen3_5},
+    {"gemma3", build_gemma3},       {"gemma4", build_gemma4},
+    {"llama", build_llama},         {"mistral", build_mistral},
+    {"phi3", build_phi3},           {"qwen2", build_qwen2},
+    {"qwen3", build_qwen3},         {"qwen3_5", build_qwen3_5},
+    {"qwen3_5_moe", build_qwen3_5}, {"qwen3_moe", build_qwen3_moe},
 };
 
 }  // namespace

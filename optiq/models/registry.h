@@ -9,7 +9,7 @@
 namespace optiq::models {
 
 /// One architecture: the name that checkpoint/config.h gives it, which is that of its
-/// file in this folder, and what builds it.
+/// file in this folder (qwen3_5_moe is qwen3_5 with sparse MLPs), and what builds it.
 struct Architecture {
   const char* name;
   std::unique_ptr<Model> (*build)(Weights& weights);
@@ -26,9 +26,14 @@ std::unique_ptr<Model> load(const std::filesystem::path& directory);
 /// The same from an open checkpoint.
 std::unique_ptr<Model> load(const checkpoint::Checkpoint& checkpoint);
 
+std::unique_ptr<Model> build_gemma3(Weights& weights);
+std::unique_ptr<Model> build_gemma4(Weights& weights);
 std::unique_ptr<Model> build_llama(Weights& weights);
+std::unique_ptr<Model> build_mistral(Weights& weights);
+std::unique_ptr<Model> build_phi3(Weights& weights);
 std::unique_ptr<Model> build_qwen2(Weights& weights);
 std::unique_ptr<Model> build_qwen3(Weights& weights);
 std::unique_ptr<Model> build_qwen3_5(Weights& weights);
+std::unique_ptr<Model> build_qwen3_moe(Weights& weights);
 
 }  // namespace optiq::models

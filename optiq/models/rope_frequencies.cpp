@@ -45,10 +45,33 @@ float yarn(float frequency, int i, const RopeConfig& c) {
   return static_cast<float>(frequency / c.factor * ramp + frequency * (1 - ramp));
 }
 
+// The first part of the pairs turns, the others stand still.
+float proportional(int i, const RopeConfig& c) {
+  const auto turning = static_cast<int>(c.partial_rotary_factor * c.rotary_dim) / 2;
+  if (i >= turning) return 0;
+  const float exponent = static_cast<float>(2 * i) / static_cast<float>(c.rotary_dim);
+  return 1.0f / static_cast<float>(std::pow(c.theta, static_cast<double>(exponent))) /
+         static_cast<float>(c.factor);
+}
+
+// LongRoPE: each dimension is slowed by a factor of its own.
+mlx::core::array slowed(const RopeConfig& c, const std::vector<double>& factors) {
+  std::vector<float> frequencies;
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(c.rotary_dim);
+    const auto base =
+        static_cast<float>(std::pow(c.theta, static_cast<double>(exponent)));
+    frequencies.push_back(1.0f / (static_cast<float>(factors[i]) * base));
+  }
+  return mlx::core::array(frequencies.begin(), {static_cast<int>(frequencies.size())});
+}
+
 }  // namespace
 
-RopeFrequencies rope_frequencies(const checkpoint::ModelConfig& config) {
-  const RopeConfig& c = config.rope;
+RopeFrequencies rope_frequencies(const checkpoint::RopeConfig& c) {
+  if (c.type == RopeType::kLongRope)
+    return {slowed(c, c.short_factor), static_cast<float>(c.attention_factor),
+            slowed(c, c.long_factor), c.original_max_position_embeddings};
   const int half = c.rotary_dim / 2;
   std::vector<float> frequencies;
   for (int i = 0; i < half; ++i) {
@@ -67,6 +90,11 @@ RopeFrequencies rope_frequencies(const checkpoint::ModelConfig& config) {
       case RopeType::kYarn:
         frequency = yarn(frequency, i, c);
         break;
+      case RopeType::kProportional:
+        frequency = proportional(i, c);
+        break;
+      case RopeType::kLongRope:
+        break;  // above
     }
     frequencies.push_back(frequency);
   }

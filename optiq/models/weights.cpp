@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "optiq/base/error.h"
@@ -19,6 +22,33 @@ Weights::Weights(checkpoint::Checkpoint checkpoint)
 LinearModule Weights::linear(const std::string& name, int layer, int N, int K,
                              bool with_bias) const {
   return module(names_(name), name, layer, N, K, with_bias);
+}
+
+LinearModule Weights::experts(const std::string& name, int layer, int E, int N,
+                              int K) const {
+  const std::string path = names_(name);
+  const auto quantized = checkpoint::module_quantization(
+      checkpoint_, quantization_ ? &*quantization_ : nullptr, path, K);
+  if (std::int64_t{E} * std::max(N, K) > std::numeric_limits<int>::max())
+    throw CheckpointError(
+        fmt::format("{}: module {}: {} experts of {} x {} are too many",
+                    checkpoint_.directory().string(), path, E, N, K));
+  const auto stacked = [&](const char* part, int columns) {
+    mx::array all = mx::reshape(checkpoint_.require(path + part, {E, N, columns}),
+                                {E * N, columns});
+    mx::eval(all);
+    return all;
+  };
+  if (!quantized)
+    return {path, name, layer, {stacked(".weight", K), {}, {}, {}, {}}, E};
+  const QuantSpec spec = quantized->spec;
+  const QuantModeInfo& mode = info(spec.mode);
+  const int groups = K / spec.group_size;
+  kernels::LinearWeight w{stacked(".weight", K * spec.bits / 32),
+                          stacked(".scales", groups), std::nullopt, std::nullopt, spec};
+  if (mode.has_biases) w.biases = stacked(".biases", groups);
+  if (!mode.float_scales) checkpoint_.check_scales(path + ".scales", spec.mode);
+  return {path, name, layer, std::move(w), E};
 }
 
 LinearModule Weights::head(int N, int K) const {

@@ -26,6 +26,11 @@ class Weights {
   LinearModule linear(const std::string& name, int layer, int N, int K,
                       bool with_bias = false) const;
 
+  /// The matrices of a mixture's experts, one below the other.
+  ///
+  /// Shapes    [E, N, K] in the checkpoint -> [E N, K]
+  LinearModule experts(const std::string& name, int layer, int E, int N, int K) const;
+
   /// The output projection; the checkpoint has it beside the text model.
   LinearModule head(int N, int K) const;
 

@@ -34,6 +34,7 @@ std::vector<const models::LinearModule*> chosen_modules(models::Model& model,
   for (const models::LinearModule* module : model.linears()) {
     if (module->layer < 0 || module->layer >= n) continue;
     known.insert(last_part(module->name));
+    if (module->n_experts > 1) continue;  // experts are left as they are
     if (module->layer >= first &&
         (wanted.empty() || wanted.contains(last_part(module->name))))
       modules.push_back(module);

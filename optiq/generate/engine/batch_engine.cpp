@@ -315,7 +315,10 @@ class BatchEngine::Impl {
       if (!request->wants_hidden())
         kept = prefixes_.find(request->tokens(), request->salt());
       const int cached = kept ? kept->length() : 0;
-      request->begin(kept ? std::move(*kept) : cache::SequenceState(cache_), cached);
+      cache::SequenceState state =
+          kept ? std::move(*kept) : cache::SequenceState(cache_);
+      state.set_turns_long(request->turns_long());
+      request->begin(std::move(state), cached);
       const std::lock_guard lock(mutex_);
       status_.cached_tokens += static_cast<std::uint64_t>(cached);
     };

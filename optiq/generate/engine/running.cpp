@@ -49,7 +49,11 @@ Running::Running(std::uint64_t id, EngineRequest request,
       prompt_tokens_(static_cast<int>(tokens_.size())),
       room_(context_length - prompt_tokens_),
       sampler_(request_.sampling, request_.seed),
-      answer_(tokenizer_of(model), request_.stop_strings) {}
+      answer_(tokenizer_of(model), request_.stop_strings) {
+  const std::int64_t most = std::min(request_.max_tokens, room_);
+  turns_long_ = model.model->config().rope.turns_long(prompt_tokens_ + most);
+  if (turns_long_) salt_ += std::string("\0long", 5);
+}
 
 Running::Running(std::uint64_t id, std::vector<int> tokens, EmbeddingDone done,
                  const LoadedModel& model, int context_length)

@@ -35,6 +35,9 @@ class Running {
   /// What besides the tokens decides what a state holds: the caller's salt and the
   /// load of the adapter.
   const std::string& salt() const { return salt_; }
+  /// Its tokens turn by the rotary frequencies for long sequences: prompt and answer
+  /// may take so many.
+  bool turns_long() const { return turns_long_; }
   const models::AdapterPtr& adapter() const { return request_.adapter; }
 
   /// Prompt and answer; the state has read the first of them.
@@ -85,6 +88,7 @@ class Running {
   std::shared_ptr<EngineListener> listener_;
   EmbeddingDone embedding_done_;
   bool wants_hidden_ = false;
+  bool turns_long_ = false;
   const std::set<int>& eos_ids_;
   std::vector<int> tokens_;
   std::vector<int> stops_;

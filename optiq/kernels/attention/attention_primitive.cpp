@@ -168,28 +168,34 @@ class Attention : public AttentionBase {
   }
 };
 
+// With n_kv_heads > 0, k and v are in the pages already: q stands in their places among
+// the inputs.
 class PagedAttention : public AttentionBase {
  public:
   PagedAttention(Fallback fallback, Settings settings,
-                 std::shared_ptr<const PagedCall> call)
+                 std::shared_ptr<const PagedCall> call, int n_kv_heads = 0)
       : AttentionBase(std::move(fallback), std::move(settings)),
-        call_(std::move(call)) {}
+        call_(std::move(call)),
+        n_kv_heads_(n_kv_heads) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    const Rows rows = rows_of(inputs, outputs[0]);
+    Rows rows = rows_of(inputs, outputs[0]);
+    const bool appends = n_kv_heads_ == 0;
+    if (!appends) rows.args.n_kv_heads = n_kv_heads_;
     // The kernel keeps the pages, for it may outlive this node.
-    dispatch([args = rows.args, new_rows = kv_rows(rows.k, rows.v), call = call_] {
-      std::vector<AttentionSegment> segments;
-      KvRows rest = new_rows;
-      for (std::size_t i = 0; i < call->segments.size(); ++i) {
-        const Segment& segment = call->segments[i];
-        const KvPages& pages = call->pages[i].pages;
-        append_to_pages(of_segment(rest, segment), pages);
-        segments.push_back({segment.tokens, segment.cached, {}, &pages});
-        skip(rest, segment);
-      }
-      run(args, segments);
-    });
+    dispatch(
+        [args = rows.args, new_rows = kv_rows(rows.k, rows.v), call = call_, appends] {
+          std::vector<AttentionSegment> segments;
+          KvRows rest = new_rows;
+          for (std::size_t i = 0; i < call->segments.size(); ++i) {
+            const Segment& segment = call->segments[i];
+            const KvPages& pages = call->pages[i].pages;
+            if (appends) append_to_pages(of_segment(rest, segment), pages);
+            segments.push_back({segment.tokens, segment.cached, {}, &pages});
+            skip(rest, segment);
+          }
+          run(args, segments);
+        });
   }
 
  private:
@@ -214,6 +220,7 @@ class PagedAttention : public AttentionBase {
   }
 
   std::shared_ptr<const PagedCall> call_;
+  int n_kv_heads_;
 };
 
 [[noreturn]] void refuse(const std::string& what) {
@@ -254,7 +261,8 @@ void check(const mx::array& q, const mx::array& k, const mx::array& v,
     refuse(fmt::format("segments have {} rows, q has {}", rows, q.shape(0)));
 }
 
-void check_pages(const KvPages& pages, const Segment& segment, const mx::array& k) {
+void check_pages(const KvPages& pages, const Segment& segment, int n_kv_heads,
+                 int head_dim) {
   const std::int64_t tokens =
       static_cast<std::int64_t>(segment.cached) + segment.tokens;
   if (tokens > static_cast<std::int64_t>(pages.n_pages) * kPageTokens)
@@ -264,9 +272,17 @@ void check_pages(const KvPages& pages, const Segment& segment, const mx::array& 
       (pages.n_pages > pages.float_pages && !pages.coded_layout))
     refuse("expected a layout for each kind of page");
   for (const KvLayout* layout : {pages.float_layout, pages.coded_layout})
-    if (layout && (layout->n_kv_heads != k.shape(1) || layout->head_dim != k.shape(2)))
-      refuse(fmt::format("pages for {} heads of {} do not take k {}",
-                         layout->n_kv_heads, layout->head_dim, text(k)));
+    if (layout && (layout->n_kv_heads != n_kv_heads || layout->head_dim != head_dim))
+      refuse(fmt::format("pages for {} heads of {} do not take {} of {}",
+                         layout->n_kv_heads, layout->head_dim, n_kv_heads, head_dim));
+}
+
+void check_pages(const PagedCall& call, int n_kv_heads, int head_dim) {
+  if (call.pages.size() != call.segments.size())
+    refuse(fmt::format("pages of {} sequences for {} segments", call.pages.size(),
+                       call.segments.size()));
+  for (std::size_t i = 0; i < call.segments.size(); ++i)
+    check_pages(call.pages[i].pages, call.segments[i], n_kv_heads, head_dim);
 }
 
 Settings settings_of(std::span<const Segment> segments,
@@ -311,11 +327,7 @@ mx::array paged_attention(const mx::array& q, const mx::array& k, const mx::arra
                           const AttentionOptions& options) {
   const std::vector<Segment>& segments = call->segments;
   check(q, k, v, segments, options);
-  if (call->pages.size() != segments.size())
-    refuse(fmt::format("pages of {} sequences for {} segments", call->pages.size(),
-                       segments.size()));
-  for (std::size_t i = 0; i < segments.size(); ++i)
-    check_pages(call->pages[i].pages, segments[i], k);
+  check_pages(*call, k.shape(1), k.shape(2));
   Arrays inputs{q, k, v};
   if (options.gate) inputs.push_back(*options.gate);
   Settings settings = settings_of(segments, options);
@@ -327,6 +339,27 @@ mx::array paged_attention(const mx::array& q, const mx::array& k, const mx::arra
   return mx::array(q.shape(), mx::float32,
                    std::make_shared<PagedAttention>(
                        std::move(fallback), std::move(settings), std::move(call)),
+                   std::move(inputs));
+}
+
+mx::array attention_over_pages(const mx::array& q,
+                               std::shared_ptr<const PagedCall> call, int n_kv_heads,
+                               const AttentionOptions& options) {
+  const std::vector<Segment>& segments = call->segments;
+  check(q, q, q, segments, options);
+  if (n_kv_heads < 1 || q.shape(1) % n_kv_heads != 0)
+    refuse(fmt::format("q {} does not go with {} heads of keys", text(q), n_kv_heads));
+  check_pages(*call, n_kv_heads, q.shape(2));
+  if (!runs_on_cpu()) refuse("pages of another layer are read on the CPU only");
+  Arrays inputs{q, q, q};
+  if (options.gate) inputs.push_back(*options.gate);
+  Fallback no_gradient = [](const Arrays&) -> Arrays {
+    refuse("pages of another layer have no gradient");
+  };
+  return mx::array(q.shape(), mx::float32,
+                   std::make_shared<PagedAttention>(std::move(no_gradient),
+                                                    settings_of(segments, options),
+                                                    std::move(call), n_kv_heads),
                    std::move(inputs));
 }
 

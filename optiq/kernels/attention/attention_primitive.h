@@ -57,4 +57,11 @@ mx::array paged_attention(const mx::array& q, const mx::array& k, const mx::arra
                           std::shared_ptr<const PagedCall> call,
                           const AttentionOptions& options);
 
+/// The same over what another layer of the same call has appended to its pages.
+///
+/// Requires  that layer's result is among what q is computed from
+mx::array attention_over_pages(const mx::array& q,
+                               std::shared_ptr<const PagedCall> call, int n_kv_heads,
+                               const AttentionOptions& options);
+
 }  // namespace optiq::kernels

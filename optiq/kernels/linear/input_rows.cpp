@@ -98,12 +98,30 @@ void InputForms::want(const MatrixView& w) {
     forms_.push_back(form);
 }
 
-void InputForms::fill() {
+std::size_t InputForms::bytes() const {
   std::size_t size = 0;
-  for (InputRows& form : forms_) place_arrays(nullptr, size, form);
-  char* base = static_cast<char*>(memory.get(size));
-  size = 0;
+  for (InputRows form : forms_) place_arrays(nullptr, size, form);
+  return size;
+}
+
+void InputForms::place(char* base) {
+  std::size_t size = 0;
   for (InputRows& form : forms_) place_arrays(base, size, form);
+}
+
+void InputForms::fill_rows(int begin, int end) {
+  for (const InputRows& form : forms_)
+    for (int m = begin; m < end; m += form.together) {
+      if (form.together > 1)
+        round_together(kernels_, x_, form, m);
+      else
+        (form.exact ? kernels_.arrange_row : kernels_.round_row)(
+            x_ + std::int64_t{m} * K_, form, m);
+    }
+}
+
+void InputForms::fill() {
+  place(static_cast<char*>(memory.get(bytes())));
   // Rows that outweigh the claim of a chunk; a few rows are done where they are.
   const int together = kernels_.int8_many_rows;
   const int wanted = std::max(1, 16384 / std::max(1, K_));
@@ -111,15 +129,7 @@ void InputForms::fill() {
       static_cast<std::size_t>((wanted + together - 1) / together * together);
   parallel_ranges(static_cast<std::size_t>(M_), grain,
                   [&](std::size_t begin, std::size_t end) {
-                    for (const InputRows& form : forms_)
-                      for (auto m = static_cast<int>(begin); m < static_cast<int>(end);
-                           m += form.together) {
-                        if (form.together > 1)
-                          round_together(kernels_, x_, form, m);
-                        else
-                          (form.exact ? kernels_.arrange_row : kernels_.round_row)(
-                              x_ + std::int64_t{m} * K_, form, m);
-                      }
+                    fill_rows(static_cast<int>(begin), static_cast<int>(end));
                   });
 }
 

@@ -75,11 +75,6 @@ struct LinearKernels {
   void (*interleave)(const std::int8_t* codes, std::int64_t row_bytes,
                      std::int8_t* to) = nullptr;
   ScratchFunction exact_few_scratch = nullptr, exact_many_scratch = nullptr;
-  /// y = silu(g) u.
-  void (*silu_product)(const float* g, const float* u, float* y,
-                       std::int64_t n) = nullptr;
-  void (*silu_product_backward)(const float* g, const float* u, const float* dy,
-                                float* dg, float* du, std::int64_t n) = nullptr;
   /// y[0, K) = row n of W, affine formats only.
   void (*dequantize_row)(const MatrixView& w, std::int64_t n, float* y) = nullptr;
 };

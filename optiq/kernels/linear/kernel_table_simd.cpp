@@ -14,8 +14,6 @@ LinearKernels linear_kernels() {
   k.int8_many_scratch = int8_many_scratch;
   k.exact_few_scratch = exact_few_scratch;
   k.exact_many_scratch = exact_many_scratch;
-  k.silu_product = silu_product;
-  k.silu_product_backward = silu_product_backward;
   k.dequantize_row = dequantize_row;
   return k;
 }

@@ -16,6 +16,7 @@
 #pragma once
 #include <cstdint>
 
+#include "optiq/kernels/glu/glu.h"
 #include "optiq/kernels/linear/activation.h"
 #include "optiq/kernels/matrix.h"
 
@@ -41,20 +42,11 @@ struct Product {
 void linear(const float* x, int M, int K, const Product* products, int n_products,
             Activation activation);
 
-/// y = silu(x Wg^T + bg) * (x Wu^T + bu); the y and residual of the two are not used.
+/// y = f(x Wg^T + bg) (x Wu^T + bu); the y and residual of the two are not used.
 ///
 /// Shapes    x [M, K]; Wg, Wu [N, K]; y [M, N]
-void swiglu(const float* x, int M, int K, const Product& gate, const Product& up,
-            float* y, Activation activation);
-
-/// y = silu(g) u: what swiglu does with its two products, to the last bit.
-///
-/// Shapes    g, u, y [n]; y may be g or u
-void silu_product(const float* g, const float* u, float* y, std::int64_t n);
-
-/// Its gradients: dg = dy u silu'(g), du = dy silu(g).
-void silu_product_backward(const float* g, const float* u, const float* dy, float* dg,
-                           float* du, std::int64_t n);
+void glu(GluGate f, const float* x, int M, int K, const Product& gate,
+         const Product& up, float* y, Activation activation);
 
 /// True where an int8 product exists for the matrix; else kInt8 runs as kExact.
 bool has_int8(const MatrixView& w);

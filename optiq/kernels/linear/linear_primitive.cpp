@@ -7,6 +7,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "optiq/kernels/embedding/embedding_primitive.h"
+#include "optiq/kernels/glu/glu_primitive.h"
 #include "optiq/kernels/linear/linear.h"
 #include "optiq/kernels/linear/weight_primitive.h"
 #include "optiq/kernels/linear_backward/linear_backward.h"
@@ -134,34 +135,11 @@ class Linear : public LinearBase {
   }
 };
 
-class SiluProductBackward : public FusedPrimitive {
+class Glu : public LinearBase {
  public:
-  explicit SiluProductBackward(Fallback fallback)
-      : FusedPrimitive(fused_stream(), "SiluProductBackward", std::move(fallback)) {}
-
-  // Inputs: gate, up, the gradient by their product. Outputs: by gate and by up.
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    const mx::array g = contiguous(inputs[0]), u = contiguous(inputs[1]);
-    const mx::array dy = contiguous(inputs[2]);
-    for (mx::array& out : outputs) allocate(out);
-    dispatch([g = g.data<float>(), u = u.data<float>(), dy = dy.data<float>(),
-              dg = outputs[0].data<float>(), du = outputs[1].data<float>(),
-              n = static_cast<std::int64_t>(g.size())] {
-      silu_product_backward(g, u, dy, dg, du, n);
-    });
-  }
-};
-
-Arrays silu_product_gradients(const mx::array& gate, const mx::array& up,
-                              const mx::array& dy, const Fallback& fallback) {
-  return mx::array::make_arrays({gate.shape(), up.shape()}, {mx::float32, mx::float32},
-                                std::make_shared<SiluProductBackward>(fallback),
-                                {gate, up, dy});
-}
-
-class Swiglu : public LinearBase {
- public:
-  using LinearBase::LinearBase;
+  Glu(Fallback fallback, std::vector<WeightSlots> weights, Activation activation,
+      GluGate f)
+      : LinearBase("Glu", std::move(fallback), std::move(weights), activation), f_(f) {}
 
   // The two products are made once more.
   Arrays vjp(const Arrays& primals, const Arrays& cotangents,
@@ -174,8 +152,7 @@ class Swiglu : public LinearBase {
     const Arrays halves = mx::array::make_arrays(
         {shape, shape}, {mx::float32, mx::float32}, both, primals);
     return {both->input_gradient(
-        primals,
-        silu_product_gradients(halves[0], halves[1], cotangents[0], fallback()))};
+        primals, glu_product_gradients(halves[0], halves[1], cotangents[0], f_))};
   }
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
@@ -183,35 +160,12 @@ class Swiglu : public LinearBase {
     const std::vector<Product> all = products(inputs);
     allocate(outputs[0]);
     dispatch([x = x.data<float>(), M = x.shape(0), K = x.shape(1), gate = all[0],
-              up = all[1], y = outputs[0].data<float>(),
-              activation = activation_] { swiglu(x, M, K, gate, up, y, activation); });
-  }
-};
-
-class SiluProduct : public FusedPrimitive {
- public:
-  explicit SiluProduct(Fallback fallback)
-      : FusedPrimitive(fused_stream(), "SiluProduct", std::move(fallback)) {}
-
-  Arrays vjp(const Arrays& primals, const Arrays& cotangents,
-             const std::vector<int>& argnums, const Arrays& outputs) override {
-    if (!runs_on_cpu())
-      return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
-    const Arrays both =
-        silu_product_gradients(primals[0], primals[1], cotangents[0], fallback());
-    Arrays wanted;
-    for (const int argnum : argnums)
-      wanted.push_back(both[static_cast<std::size_t>(argnum)]);
-    return wanted;
+              up = all[1], y = outputs[0].data<float>(), activation = activation_,
+              f = f_] { glu(f, x, M, K, gate, up, y, activation); });
   }
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    if (!donate(inputs[0], outputs[0])) allocate(outputs[0]);
-    const mx::array gate = contiguous(inputs[0]), up = contiguous(inputs[1]);
-    dispatch(
-        [g = gate.data<float>(), u = up.data<float>(), y = outputs[0].data<float>(),
-         n = static_cast<std::int64_t>(gate.size())] { silu_product(g, u, y, n); });
-  }
+ private:
+  GluGate f_;
 };
 
 void check_input(const mx::array& x, const LinearWeight& w) {
@@ -286,35 +240,25 @@ std::vector<mx::array> linear_group(const mx::array& x,
       inputs);
 }
 
-mx::array swiglu(const mx::array& x, const LinearWeight& gate, const LinearWeight& up,
-                 Activation activation) {
+mx::array glu(const mx::array& x, const LinearWeight& gate, const LinearWeight& up,
+              GluGate f, Activation activation) {
   check_input(x, gate);
   check_input(x, up);
   if (gate.output_dim() != up.output_dim())
     throw std::invalid_argument(
-        fmt::format("[swiglu] expected gate and up of equal rows, found {} and {}",
+        fmt::format("[glu] expected gate and up of equal rows, found {} and {}",
                     gate.output_dim(), up.output_dim()));
   Arrays inputs{as_float(x)};
   const WeightSlots g = append_weight(gate, inputs), u = append_weight(up, inputs);
-  Fallback fallback = [g, u](const Arrays& in) -> Arrays {
-    const mx::array a = fallback_linear(in[0], in, g);
-    return {a * mx::sigmoid(a) * fallback_linear(in[0], in, u)};
+  Fallback fallback = [g, u, f](const Arrays& in) -> Arrays {
+    return {plain_gate(fallback_linear(in[0], in, g), f) *
+            fallback_linear(in[0], in, u)};
   };
   if (!runs_on_cpu()) return fallback(inputs)[0];
   return mx::array({x.shape(0), gate.output_dim()}, mx::float32,
-                   std::make_shared<Swiglu>("Swiglu", std::move(fallback),
-                                            std::vector<WeightSlots>{g, u}, activation),
+                   std::make_shared<Glu>(std::move(fallback),
+                                         std::vector<WeightSlots>{g, u}, activation, f),
                    inputs);
-}
-
-mx::array silu_product(const mx::array& gate, const mx::array& up) {
-  Fallback fallback = [](const Arrays& in) -> Arrays {
-    return {in[0] * mx::sigmoid(in[0]) * in[1]};
-  };
-  if (!runs_on_cpu()) return fallback({gate, up})[0];
-  return mx::array(gate.shape(), mx::float32,
-                   std::make_shared<SiluProduct>(std::move(fallback)),
-                   Arrays{gate, up});
 }
 
 }  // namespace optiq::kernels

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "mlx/array.h"
+#include "optiq/kernels/glu/glu.h"
 #include "optiq/kernels/linear/activation.h"
 #include "optiq/kernels/quant_mode.h"
 
@@ -49,17 +50,11 @@ std::vector<mx::array> linear_group(const mx::array& x,
                                     std::span<const LinearWeight> weights,
                                     Activation activation = Activation::kInt8);
 
-/// silu(x gate^T) * (x up^T): the first half of a gated MLP.
+/// f(x gate^T) (x up^T): the first half of a gated MLP.
 ///
 /// Shapes    x [T, K]; gate, up [N, K] -> [T, N]
-/// Source    Shazeer 2020, "GLU variants", SwiGLU
-mx::array swiglu(const mx::array& x, const LinearWeight& gate, const LinearWeight& up,
-                 Activation activation = Activation::kInt8);
-
-/// silu(gate) * up, as swiglu joins its two products.
-///
-/// Shapes    gate, up [T, N] float32 -> [T, N]
-mx::array silu_product(const mx::array& gate, const mx::array& up);
+mx::array glu(const mx::array& x, const LinearWeight& gate, const LinearWeight& up,
+              GluGate f, Activation activation = Activation::kInt8);
 
 /// The weight as float32 [N, K].
 mx::array dequantized(const LinearWeight& w);

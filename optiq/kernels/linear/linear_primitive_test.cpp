@@ -109,7 +109,7 @@ TEST(LinearPrimitive, AGroupGivesWhatItsMembersGiveAlone) {
   });
 }
 
-TEST(LinearPrimitive, SwigluGatesOneProductWithTheOther) {
+TEST(LinearPrimitive, GluGatesOneProductWithTheOther) {
   const QuantSpec spec{QuantMode::kAffine, 4, 32};
   for (int T : {1, 5, 40}) {
     const mx::array x = random_matrix(T, 96, 1);
@@ -121,8 +121,9 @@ TEST(LinearPrimitive, SwigluGatesOneProductWithTheOther) {
         const mx::array u = linear(x, up, {activation, std::nullopt});
         const mx::array expected = g * mx::sigmoid(g) * u;
         // exp within 2 ulp, three roundings after it.
-        EXPECT_LE(largest_difference(swiglu(x, gate, up, activation), expected),
-                  8 * kFloatEpsilon * largest(expected));
+        EXPECT_LE(
+            largest_difference(glu(x, gate, up, GluGate::kSilu, activation), expected),
+            8 * kFloatEpsilon * largest(expected));
       }
     });
   }
@@ -162,14 +163,15 @@ TEST(LinearPrimitive, HasTheGradientOfADenseWeight) {
     EXPECT_TRUE(mx::allclose(a[i], b[i], 1e-4, 1e-4).item<bool>()) << i;
 }
 
-TEST(LinearPrimitive, HasTheGradientOfSwiglu) {
+TEST(LinearPrimitive, HasTheGradientOfGlu) {
   const QuantSpec spec{QuantMode::kAffine, 4, 32};
   const mx::array x = random_matrix(4, 64, 1);
   const LinearWeight gate = quantized_weight(random_matrix(12, 64, 4, 0.1f), spec);
   const LinearWeight up = quantized_weight(random_matrix(12, 64, 5, 0.1f), spec);
   const mx::array g = mlx_dequantized(gate), u = mlx_dequantized(up);
   const auto ours = [&](const std::vector<mx::array>& in) {
-    return mx::sum(mx::square(swiglu(in[0], gate, up, Activation::kExact)));
+    return mx::sum(
+        mx::square(glu(in[0], gate, up, GluGate::kSilu, Activation::kExact)));
   };
   const auto mlx = [&](const std::vector<mx::array>& in) {
     const mx::array a = mx::matmul(in[0], mx::transpose(g));

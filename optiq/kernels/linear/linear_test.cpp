@@ -1,12 +1,11 @@
 #include "optiq/kernels/linear/linear.h"
 
-#include <cstring>
-
 #include "optiq/base/parallel.h"
 #include "optiq/kernels/embedding/embedding.h"
 #include "optiq/kernels/guarded.h"
 #include "optiq/kernels/linear/input_rows.h"
 #include "optiq/kernels/linear/scratch.h"
+#include "optiq/kernels/linear/testing.h"
 #include "optiq/kernels/testing.h"
 
 namespace optiq::kernels {
@@ -18,66 +17,6 @@ LinearKernels linear_kernels();  // those of amx, its instructions as loops
 namespace {
 
 using namespace optiq::testing;
-
-using Bytes = Guarded<std::uint8_t>;
-
-Bytes stored_as(FloatType type, const std::vector<float>& values) {
-  Bytes bytes(values.size() * static_cast<std::size_t>(size_of(type)));
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const std::uint16_t half =
-        type == FloatType::kF16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
-    if (type == FloatType::kF32)
-      std::memcpy(bytes.data() + 4 * i, &values[i], 4);
-    else
-      std::memcpy(bytes.data() + 2 * i, &half, 2);
-  }
-  return bytes;
-}
-
-struct TestMatrix {
-  MatrixView view;
-  std::vector<Bytes> memory;
-};
-
-TestMatrix random_coded(int N, int K, const QuantSpec& spec, FloatType type,
-                        std::uint32_t seed) {
-  TestMatrix m;
-  m.view.N = N;
-  m.view.K = K;
-  m.view.type = type;
-  m.view.spec = spec;
-  std::mt19937 random(seed);
-  const auto size = static_cast<std::size_t>(N * (std::int64_t{K} * spec.bits / 8));
-  m.memory.emplace_back(size);
-  for (auto& code : m.memory[0]) code = static_cast<std::uint8_t>(random());
-  const auto groups = static_cast<std::size_t>(N * (K / spec.group_size));
-  if (spec.mode == QuantMode::kAffine) {
-    m.memory.push_back(stored_as(type, random_floats(groups, seed + 1, 0.02f)));
-    m.memory.push_back(stored_as(type, random_floats(groups, seed + 2, 0.1f)));
-    m.view.biases = m.memory[2].data();
-  } else {
-    m.memory.emplace_back(groups);
-    for (auto& s : m.memory[1])  // near one in both formats
-      s = static_cast<std::uint8_t>((spec.mode == QuantMode::kNvfp4 ? 0x30 : 124) +
-                                    random() % 8);
-    if (spec.bits == 8)  // no NaN codes
-      for (auto& code : m.memory[0]) code &= ~1;
-  }
-  m.view.weight = m.memory[0].data();
-  m.view.scales = m.memory[1].data();
-  return m;
-}
-
-TestMatrix random_dense(int N, int K, FloatType type, std::uint32_t seed) {
-  TestMatrix m;
-  m.view.N = N;
-  m.view.K = K;
-  m.view.type = type;
-  const auto n = static_cast<std::size_t>(N) * static_cast<std::size_t>(K);
-  m.memory.push_back(stored_as(type, random_floats(n, seed, 0.1f)));
-  m.view.weight = m.memory[0].data();
-  return m;
-}
 
 // Every array of a call, as of its matrix, ends at a page that must not be touched.
 struct Call {
@@ -118,15 +57,6 @@ struct Shape {
 const Shape kShapes[] = {{1, 1, 128},  {1, 17, 384},   {2, 33, 1024}, {3, 5, 128},
                          {4, 18, 640}, {8, 17, 384},   {9, 70, 128},  {33, 40, 640},
                          {70, 9, 384}, {13, 33, 2304}, {1, 70, 2304}};
-
-std::vector<QuantSpec> all_specs() {
-  std::vector<QuantSpec> specs;
-  for (const QuantModeInfo& mode : quant_modes())
-    for (int bits : mode.bits)
-      for (int group_size : mode.group_sizes)
-        specs.push_back({mode.mode, bits, group_size});
-  return specs;
-}
 
 TEST(Linear, GivesTheBitsOfTheReferenceInInt8) {
   for (const QuantSpec& spec : all_specs()) {
@@ -386,7 +316,7 @@ TEST(Linear, TakesABiasOfAnyFloatTypeAndSeveralProductsAtOnce) {
     }
 }
 
-TEST(Swiglu, JoinsTheTwoProductsForEveryFormat) {
+TEST(Glu, JoinsTheTwoProductsForEveryFormat) {
   std::vector<QuantSpec> specs = all_specs();
   for (const auto& [M, N, K] : {Shape{1, 17, 128}, {3, 40, 384}, {9, 35, 640}})
     for (const QuantSpec& spec : specs) {
@@ -402,7 +332,8 @@ TEST(Swiglu, JoinsTheTwoProductsForEveryFormat) {
           for (Product& p : products) p.residual = nullptr;
           linear(call.x.data(), M, K, products, 2, activation);
           y.assign(g.size(), NAN);
-          swiglu(call.x.data(), M, K, products[0], products[1], y.data(), activation);
+          glu(GluGate::kSilu, call.x.data(), M, K, products[0], products[1], y.data(),
+              activation);
           for (std::size_t i = 0; i < y.size(); ++i) {
             const double expected = u[i] * (g[i] / (1 + std::exp(-double{g[i]})));
             // exp within 2 ulp, three roundings after it; past e^87 it is held.

@@ -19,9 +19,6 @@ void exact_many(const MatrixView& w, const InputRows& rows, int n_begin, int n_e
 std::int64_t int8_many_scratch(const InputRows& rows);
 std::int64_t exact_few_scratch(const InputRows& rows);
 std::int64_t exact_many_scratch(const InputRows& rows);
-void silu_product(const float* g, const float* u, float* y, std::int64_t n);
-void silu_product_backward(const float* g, const float* u, const float* dy, float* dg,
-                           float* du, std::int64_t n);
 void dequantize_row(const MatrixView& w, std::int64_t n, float* y);
 
 /// Where int8_many has group g: chain after chain.

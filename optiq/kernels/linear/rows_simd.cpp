@@ -1,4 +1,4 @@
-// One row at a time: activations rounded or rearranged, silu, dequantized rows.
+// One row at a time: activations rounded or rearranged, dequantized rows.
 //
 // Rounding takes one pass for the largest |x| of a group, compared as integers so that
 // a NaN counts as the largest, and one for the codes; small beside any product.
@@ -131,35 +131,6 @@ void arrange_row(const float* x, const InputRows& rows, int m) {
     alignas(64) float ordered[kExactBlock];
     order_columns(x, rows, begin, columns, ordered);
     turn(ordered, columns / kExactChains, to + begin);
-  }
-}
-
-void silu_product(const float* g, const float* u, float* y, std::int64_t n) {
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(y + i, silu(load(g + i)) * load(u + i));
-  for (; i < n; ++i) y[i] = silu(broadcast(g[i]))[0] * u[i];
-}
-
-void silu_product_backward(const float* g, const float* u, const float* dy, float* dg,
-                           float* du, std::int64_t n) {
-  // silu'(x) = s (1 + x (1 - s)), s the sigmoid of x.
-  const auto one = [](Vec x, Vec up, Vec d, Vec & by_gate, Vec & by_up)
-      __attribute__((always_inline)) {
-    const Vec s = sigmoid(x);
-    by_gate = d * up * s * (1.0f + x * (1.0f - s));
-    by_up = d * x * s;
-  };
-  Vec by_gate, by_up;
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    one(load(g + i), load(u + i), load(dy + i), by_gate, by_up);
-    store(dg + i, by_gate);
-    store(du + i, by_up);
-  }
-  for (; i < n; ++i) {
-    one(broadcast(g[i]), broadcast(u[i]), broadcast(dy[i]), by_gate, by_up);
-    dg[i] = by_gate[0];
-    du[i] = by_up[0];
   }
 }
 

@@ -23,6 +23,9 @@ struct RopeArgs {
   RopeHeads q, k;
   const std::int32_t* positions;   // [rows]
   const float* inverse_frequency;  // [n_frequencies]
+  // Those of the rows whose long_rows is not 0; null: no row has others.
+  const float* long_inverse_frequency;
+  const std::int32_t* long_rows;  // [rows]
   std::int64_t rows;
   int head_dim;
   int n_frequencies;

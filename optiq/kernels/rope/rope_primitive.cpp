@@ -15,7 +15,7 @@ namespace {
 
 struct Settings {
   float eps, scale;
-  bool q_norm, k_norm;
+  bool q_norm, k_norm, has_long;
 };
 
 class Rope : public FusedPrimitive {
@@ -32,7 +32,11 @@ class Rope : public FusedPrimitive {
     args.inverse_frequency = contiguous(inputs[3]).data<float>();
     std::size_t next = 4;
     if (settings_.q_norm) args.q.norm = contiguous(inputs[next++]).data<float>();
-    if (settings_.k_norm) args.k.norm = contiguous(inputs[next]).data<float>();
+    if (settings_.k_norm) args.k.norm = contiguous(inputs[next++]).data<float>();
+    if (settings_.has_long) {
+      args.long_inverse_frequency = contiguous(inputs[next]).data<float>();
+      args.long_rows = contiguous(inputs[next + 1]).data<std::int32_t>();
+    }
     args.rows = inputs[0].shape(0);
     args.head_dim = inputs[0].shape(2);
     args.n_frequencies = inputs[3].shape(0);
@@ -59,8 +63,12 @@ class Rope : public FusedPrimitive {
 
 Arrays fallback_rope(const Arrays& in, const Settings& settings) {
   const int f = in[3].shape(0), dim = in[0].shape(2);
-  const mx::array angle =
-      mx::expand_dims(mx::astype(in[2], mx::float32), {1, 2}) * in[3];  // [T, 1, F]
+  mx::array frequencies = in[3];
+  if (settings.has_long)
+    frequencies = mx::where(mx::expand_dims(in.back(), {1, 2}) != mx::array(0),
+                            in[in.size() - 2], in[3]);
+  const mx::array angle = mx::expand_dims(mx::astype(in[2], mx::float32), {1, 2}) *
+                          frequencies;  // [T, 1, F]
   const mx::array cosine = mx::cos(angle) * settings.scale;
   const mx::array sine = mx::sin(angle) * settings.scale;
   const auto rotate = [&](const mx::array& x) {
@@ -97,6 +105,12 @@ void check(const mx::array& q, const mx::array& k, const mx::array& positions,
       inverse_frequency.shape(0) > kMaxFrequencies)
     refuse(fmt::format("{} frequencies do not fit a head_dim of {}",
                        inverse_frequency.size(), q.shape(2)));
+  if (options.long_inverse_frequency &&
+      options.long_inverse_frequency->shape() != inverse_frequency.shape())
+    refuse("expected as many frequencies for long sequences as for short ones");
+  if (options.long_rows && options.long_rows->shape() != positions.shape())
+    refuse(fmt::format("expected {} entries of long_rows, found {}", positions.size(),
+                       options.long_rows->size()));
   for (const auto& norm : {options.q_norm, options.k_norm})
     if (norm && (norm->ndim() != 1 || norm->shape(0) != q.shape(2)))
       refuse(fmt::format("expected norm weights of {} values, found {}", q.shape(2),
@@ -113,8 +127,13 @@ std::pair<mx::array, mx::array> rope(const mx::array& q, const mx::array& k,
   Arrays inputs{q, k, mx::astype(positions, mx::int32), inverse_frequency};
   if (options.q_norm) inputs.push_back(mx::astype(*options.q_norm, mx::float32));
   if (options.k_norm) inputs.push_back(mx::astype(*options.k_norm, mx::float32));
+  const bool has_long = options.long_inverse_frequency && options.long_rows;
+  if (has_long) {
+    inputs.push_back(*options.long_inverse_frequency);
+    inputs.push_back(mx::astype(*options.long_rows, mx::int32));
+  }
   const Settings settings{options.eps, options.scale, options.q_norm.has_value(),
-                          options.k_norm.has_value()};
+                          options.k_norm.has_value(), has_long};
   Fallback fallback = [settings](const Arrays& in) {
     return fallback_rope(in, settings);
   };

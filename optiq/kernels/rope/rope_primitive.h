@@ -14,6 +14,9 @@ struct RopeOptions {
   std::optional<mx::array> k_norm;  // [D]
   float eps = 1e-6f;
   float scale = 1.0f;  // of cos and sin (attention scaling of yarn and longrope)
+  // Frequencies of the rows whose entry in long_rows [T] int32 is not 0 (longrope).
+  std::optional<mx::array> long_inverse_frequency{};
+  std::optional<mx::array> long_rows{};
 };
 
 /// Rotates the first 2 F of the D values of each head: the pairs (i, i + F) turn by

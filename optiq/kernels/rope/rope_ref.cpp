@@ -35,8 +35,11 @@ void rope_rows(const RopeArgs& a, std::int64_t begin, std::int64_t end) {
   std::vector<double> cosine(static_cast<std::size_t>(a.n_frequencies));
   std::vector<double> sine(cosine.size());
   for (std::int64_t row = begin; row < end; ++row) {
+    const float* frequencies = a.long_rows && a.long_rows[row]
+                                   ? a.long_inverse_frequency
+                                   : a.inverse_frequency;
     for (std::size_t i = 0; i < cosine.size(); ++i) {
-      const float angle = static_cast<float>(a.positions[row]) * a.inverse_frequency[i];
+      const float angle = static_cast<float>(a.positions[row]) * frequencies[i];
       cosine[i] = a.scale * std::cos(static_cast<double>(angle));
       sine[i] = a.scale * std::sin(static_cast<double>(angle));
     }

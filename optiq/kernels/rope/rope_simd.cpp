@@ -59,13 +59,14 @@ struct Turn {
 
 OPTIQ_INLINE void turn_of(const RopeArgs& a, std::int64_t row, Turn& turn) {
   const Vec position = broadcast((float)a.positions[row]);
+  const float* frequencies =
+      a.long_rows && a.long_rows[row] ? a.long_inverse_frequency : a.inverse_frequency;
   for (int i = 0; i < a.n_frequencies; i += kLanes) {
     Vec frequency{};
     if (i + kLanes <= a.n_frequencies) {
-      frequency = load(a.inverse_frequency + i);
+      frequency = load(frequencies + i);
     } else {
-      for (int j = 0; i + j < a.n_frequencies; ++j)
-        frequency[j] = a.inverse_frequency[i + j];
+      for (int j = 0; i + j < a.n_frequencies; ++j) frequency[j] = frequencies[i + j];
     }
     const SineCosine both = sine_cosine(position * frequency);
     store(turn.cosine + i, both.cosine * a.scale);

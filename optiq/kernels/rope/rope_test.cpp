@@ -106,6 +106,35 @@ TEST(Rope, TurnsRightAtAnyPosition) {
   }
 }
 
+TEST(Rope, LongRowsTurnByFrequenciesOfTheirOwn) {
+  const auto x = random_floats(3 * 8, 1);
+  const std::vector<float> frequency{1.0f, 0.7f, 0.3f, 0.1f},
+      slower{0.5f, 0.2f, 0.1f, 0};
+  const std::vector<std::int32_t> positions{3, 70, 5}, long_rows{0, 1, 0};
+  const auto turned = [&](const std::vector<float>& by, const std::int32_t* rows) {
+    std::vector<float> q(x.size()), k(x.size());
+    RopeArgs args{};
+    args.q = {x.data(), 8, 8, nullptr, q.data(), 1};
+    args.k = {x.data(), 8, 8, nullptr, k.data(), 1};
+    args.positions = positions.data();
+    args.inverse_frequency = by.data();
+    args.long_inverse_frequency = slower.data();
+    args.long_rows = rows;
+    args.rows = 3;
+    args.head_dim = 8;
+    args.n_frequencies = 4;
+    args.scale = 1;
+    rope(args);
+    return q;
+  };
+  for_each_simd_target([&] {
+    const auto mixed = turned(frequency, long_rows.data());
+    const auto fast = turned(frequency, nullptr), slow = turned(slower, nullptr);
+    for (std::size_t i = 0; i < x.size(); ++i)
+      EXPECT_EQ(mixed[i], i / 8 == 1 ? slow[i] : fast[i]) << i;
+  });
+}
+
 TEST(Rope, KeepsNotANumberInItsHead) {
   for_each_simd_target([] {
     std::vector<float> x(4 * 32, 1.0f), q(4 * 32), k(4 * 32), norm(32, 1.0f);

@@ -7,7 +7,8 @@
 
 namespace optiq::models {
 
-mx::array GatedDeltaNet::operator()(const mx::array& x, const mx::array& residual,
+mx::array GatedDeltaNet::operator()(const mx::array& x,
+                                    const std::optional<mx::array>& residual,
                                     const LayerCall& call) const {
   const Batch& batch = call.batch;
   const int T = x.shape(0);

@@ -21,7 +21,7 @@ struct GatedDeltaNet {
   int value_dim = 0;
 
   /// Shapes    x, residual [T, hidden_size] -> residual + mixer(x)
-  mx::array operator()(const mx::array& x, const mx::array& residual,
+  mx::array operator()(const mx::array& x, const std::optional<mx::array>& residual,
                        const LayerCall& call) const;
 };
 

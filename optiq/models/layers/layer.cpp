@@ -2,7 +2,28 @@
 
 #include <algorithm>
 
+#include "mlx/ops.h"
+#include "optiq/kernels/glu/glu_primitive.h"
+
 namespace optiq::models {
+namespace {
+
+// Rows [begin, begin + n) of a matrix: views, nothing is copied.
+kernels::LinearWeight rows_of(const kernels::LinearWeight& w, int begin, int n) {
+  const auto part = [&](const mx::array& a) {
+    mx::Shape first(a.ndim(), 0), last = a.shape();
+    first[0] = begin;
+    last[0] = begin + n;
+    return mx::slice(a, first, last);
+  };
+  const auto part_of = [&](const std::optional<mx::array>& a) {
+    return a ? std::optional(part(*a)) : std::nullopt;
+  };
+  return {part(w.weight), part_of(w.scales), part_of(w.biases), part_of(w.bias),
+          w.spec};
+}
+
+}  // namespace
 
 bool LayerCall::is_adapted(const LinearModule& module) const {
   return std::ranges::any_of(batch.adapters, [&](const AdapterPtr& adapter) {
@@ -64,15 +85,43 @@ std::vector<mx::array> LayerCall::linears(
   return products;
 }
 
-mx::array LayerCall::swiglu(const LinearModule& gate, const LinearModule& up,
-                            const mx::array& x) const {
-  if (is_adapted(gate) || is_adapted(up)) {
-    const auto halves = linears({&gate, &up}, x);
-    return kernels::silu_product(halves[0], halves[1]);
+std::vector<mx::array> LayerCall::packed(const LinearModule& module,
+                                         const std::vector<int>& rows,
+                                         const mx::array& x) const {
+  int begin = 0;
+  if (is_adapted(module)) {
+    const mx::array y = linear(module, x, std::nullopt);
+    std::vector<mx::array> parts;
+    for (const int n : rows) {
+      parts.push_back(mx::slice(y, {0, begin}, {y.shape(0), begin + n}));
+      begin += n;
+    }
+    return parts;
+  }
+  if (observer) observer(module, x);
+  std::vector<kernels::LinearWeight> weights;
+  for (const int n : rows) {
+    weights.push_back(rows_of(module.weight, begin, n));
+    begin += n;
+  }
+  return kernels::linear_group(x, weights, batch.activation);
+}
+
+mx::array LayerCall::glu(const LinearModule& gate,
+                         const std::optional<LinearModule>& up, kernels::GluGate f,
+                         const mx::array& x) const {
+  const int N = gate.weight.output_dim() / (up ? 1 : 2);
+  if (is_adapted(gate) || (up && is_adapted(*up))) {
+    const auto halves = up ? linears({&gate, &*up}, x) : packed(gate, {N, N}, x);
+    return kernels::glu_product(halves[0], halves[1], f);
   }
   if (observer) observer(gate, x);
-  if (observer) observer(up, x);
-  return kernels::swiglu(x, gate.weight, up.weight, batch.activation);
+  if (up) {
+    if (observer) observer(*up, x);
+    return kernels::glu(x, gate.weight, up->weight, f, batch.activation);
+  }
+  return kernels::glu(x, rows_of(gate.weight, 0, N), rows_of(gate.weight, N, N), f,
+                      batch.activation);
 }
 
 }  // namespace optiq::models

@@ -23,9 +23,15 @@ struct LayerCall {
   std::vector<mx::array> linears(std::initializer_list<const LinearModule*> modules,
                                  const mx::array& x) const;
 
-  /// silu(gate x) * (up x). Shapes  x [T, K] -> [T, N]
-  mx::array swiglu(const LinearModule& gate, const LinearModule& up,
-                   const mx::array& x) const;
+  /// Products of one x by a matrix that is several, their rows one after another.
+  /// Shapes    x [T, K] -> one [T, rows_i] each
+  std::vector<mx::array> packed(const LinearModule& module,
+                                const std::vector<int>& rows, const mx::array& x) const;
+
+  /// f(gate x) * (up x); without `up`, its rows stand below those of the gate.
+  /// Shapes    x [T, K] -> [T, N]
+  mx::array glu(const LinearModule& gate, const std::optional<LinearModule>& up,
+                kernels::GluGate f, const mx::array& x) const;
 
  private:
   bool is_adapted(const LinearModule& module) const;

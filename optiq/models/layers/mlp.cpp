@@ -2,9 +2,9 @@
 
 namespace optiq::models {
 
-mx::array Mlp::operator()(const mx::array& x, const mx::array& residual,
+mx::array Mlp::operator()(const mx::array& x, const std::optional<mx::array>& residual,
                           const LayerCall& call) const {
-  return call.linear(down, call.swiglu(gate, up, x), residual);
+  return call.linear(down, call.glu(gate, up, f, x), residual);
 }
 
 }  // namespace optiq::models

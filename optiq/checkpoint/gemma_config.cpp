@@ -1,0 +1,90 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "optiq/checkpoint/config_parts.h"
+
+namespace optiq::checkpoint {
+
+void read_gemma(const Fields& fields, ModelConfig& config) {
+  GemmaConfig& gemma = config.gemma;
+  const bool newer = config.architecture == "gemma4";
+  config.mlp_gate = kernels::GluGate::kGeluTanh;
+  if (fields.has("use_bidirectional_attention") &&
+      *fields.find("use_bidirectional_attention") != "vision" &&
+      *fields.find("use_bidirectional_attention") != false)
+    fields.fail("use_bidirectional_attention", "none in a language model");
+  gemma.final_logit_softcapping =
+      fields.number_or("final_logit_softcapping", 0, 0, 1e6);
+  if (!newer) {
+    gemma.query_pre_attn_scalar =
+        fields.number_or("query_pre_attn_scalar", 256, 1e-6, 1e6);
+    return;
+  }
+  if (fields.boolean_or("enable_moe_block", false))
+    fields.fail("enable_moe_block", "false: gemma4's experts are not supported");
+  gemma.hidden_size_per_layer_input = static_cast<int>(
+      fields.integer_or("hidden_size_per_layer_input", 256, 0, kMaxSize));
+  gemma.vocab_size_per_layer_input = static_cast<int>(
+      fields.integer_or("vocab_size_per_layer_input", 262144, 1, kMaxVocabulary));
+  if (gemma.hidden_size_per_layer_input &&
+      gemma.vocab_size_per_layer_input < config.vocab_size)
+    fields.fail("vocab_size_per_layer_input",
+                fmt::format("at least vocab_size, {}", config.vocab_size),
+                std::to_string(gemma.vocab_size_per_layer_input));
+  gemma.num_kv_shared_layers = static_cast<int>(
+      fields.integer_or("num_kv_shared_layers", 0, 0, config.num_hidden_layers - 1));
+  gemma.attention_k_eq_v = fields.boolean_or("attention_k_eq_v", false);
+  gemma.use_double_wide_mlp = fields.boolean_or("use_double_wide_mlp", false);
+  gemma.global_head_dim =
+      static_cast<int>(fields.integer_or("global_head_dim", 512, 1, 4096));
+  if (gemma.global_head_dim % 2 != 0)
+    fields.fail("global_head_dim", "an even number",
+                std::to_string(gemma.global_head_dim));
+  gemma.n_global_kv_heads = config.n_kv_heads;
+  if (gemma.attention_k_eq_v)
+    gemma.n_global_kv_heads = static_cast<int>(
+        fields.integer_or("num_global_key_value_heads", config.n_kv_heads, 1, 4096));
+  if (config.n_heads % gemma.n_global_kv_heads != 0)
+    fields.fail("num_global_key_value_heads",
+                fmt::format("a divisor of num_attention_heads, {}", config.n_heads),
+                std::to_string(gemma.n_global_kv_heads));
+  const int own = config.num_hidden_layers - gemma.num_kv_shared_layers;
+  for (int i = own; i < config.num_hidden_layers; ++i)
+    if (std::find(config.layer_types.begin(), config.layer_types.begin() + own,
+                  config.layer_types[static_cast<std::size_t>(i)]) ==
+        config.layer_types.begin() + own)
+      fields.fail("num_kv_shared_layers",
+                  "an earlier layer of the type of each layer that shares");
+}
+
+// The rotations of full and of sliding attention.
+void read_ropes(const Fields& fields, const Defaults& defaults, ModelConfig& config) {
+  RopeSource source{.head_dim = config.head_dim,
+                    .max_position_embeddings = config.max_position_embeddings,
+                    .partial_rotary_factor = defaults.partial_rotary_factor};
+  if (!defaults.is_gemma) {
+    config.rope = parse_rope(fields, source);
+    return;
+  }
+  RopeSource sliding = source;
+  sliding.theta_key = "rope_local_base_freq";
+  sliding.layer_type = "sliding_attention";
+  sliding.takes_rope_scaling = false;
+  config.gemma.sliding_rope = parse_rope(fields, sliding);
+  source.theta = 1e6;
+  source.layer_type = "full_attention";
+  if (config.architecture == "gemma4") {
+    source.head_dim = config.gemma.global_head_dim;
+    source.type = RopeType::kProportional;
+    source.partial_rotary_factor = 0.25;
+    // transformers' default holds where there are no rope_parameters at all.
+    if (fields.has("rope_parameters")) {
+      source.type = RopeType::kDefault;
+      source.partial_rotary_factor = 1;
+    }
+  }
+  config.rope = parse_rope(fields, source);
+}
+
+}  // namespace optiq::checkpoint

@@ -1,0 +1,181 @@
+#include "optiq/kernels/experts/experts_primitive.h"
+
+#include <fmt/format.h>
+
+#include <stdexcept>
+
+#include "mlx/ops.h"
+#include "optiq/kernels/experts/experts.h"
+#include "optiq/kernels/experts/route.h"
+#include "optiq/kernels/glu/glu_primitive.h"
+#include "optiq/kernels/linear/weight_primitive.h"
+
+namespace optiq::kernels {
+namespace {
+
+// Inputs: logits, the experts' scales where there are any. Outputs: ids, weights.
+class RoutePrimitive : public FusedPrimitive {
+ public:
+  RoutePrimitive(Fallback fallback, int n_active, bool normalize)
+      : FusedPrimitive(fused_stream(), "Route", std::move(fallback)),
+        n_active_(n_active),
+        normalize_(normalize) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    for (mx::array& out : outputs) allocate(out);
+    RouteArgs args{};
+    args.logits = contiguous(inputs[0]).data<float>();
+    if (inputs.size() > 1) args.expert_scale = contiguous(inputs[1]).data<float>();
+    args.ids = outputs[0].data<std::int32_t>();
+    args.weights = outputs[1].data<float>();
+    args.T = inputs[0].shape(0);
+    args.n_experts = inputs[0].shape(1);
+    args.n_active = n_active_;
+    args.normalize = normalize_;
+    dispatch([args] { kernels::route(args); });
+  }
+
+ private:
+  int n_active_;
+  bool normalize_;
+};
+
+// Inputs: x, ids, weights, the matrices' arrays, the residual where there is one.
+class Experts : public FusedPrimitive {
+ public:
+  Experts(Fallback fallback, const WeightSlots& gate, const WeightSlots& up,
+          const WeightSlots& down, int n_experts, GluGate f, Activation activation,
+          bool has_residual)
+      : FusedPrimitive(fused_stream(), "Experts", std::move(fallback)),
+        gate_(gate),
+        up_(up),
+        down_(down),
+        n_experts_(n_experts),
+        f_(f),
+        activation_(activation),
+        has_residual_(has_residual) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    ExpertsArgs args{};
+    args.x = contiguous(inputs[0]).data<float>();
+    args.ids = contiguous(inputs[1]).data<std::int32_t>();
+    args.weights = contiguous(inputs[2]).data<float>();
+    args.gate = view(inputs, gate_);
+    args.up = view(inputs, up_);
+    args.down = view(inputs, down_);
+    args.T = inputs[0].shape(0);
+    args.n_active = inputs[1].shape(1);
+    args.n_experts = n_experts_;
+    args.f = f_;
+    args.activation = activation_;
+    if (has_residual_) {
+      args.residual = contiguous(inputs.back()).data<float>();
+      if (!donate(inputs.back(), outputs[0])) allocate(outputs[0]);
+    } else {
+      allocate(outputs[0]);
+    }
+    args.y = outputs[0].data<float>();
+    dispatch([args] { kernels::experts(args); });
+  }
+
+ private:
+  MatrixView view(const Arrays& inputs, const WeightSlots& w) {
+    const auto data = [&](int slot) {
+      return contiguous(inputs[static_cast<std::size_t>(slot)]);
+    };
+    const mx::array weight = data(w.weight);
+    if (!w.quantized()) return view_of(weight, nullptr, nullptr, w.spec);
+    const mx::array scales = data(w.scales);
+    if (w.biases < 0) return view_of(weight, &scales, nullptr, w.spec);
+    const mx::array biases = data(w.biases);
+    return view_of(weight, &scales, &biases, w.spec);
+  }
+
+  WeightSlots gate_, up_, down_;
+  int n_experts_;
+  GluGate f_;
+  Activation activation_;
+  bool has_residual_;
+};
+
+// x [T, A or 1, 1, K] by the matrices of the ids [T, A] -> [T, A, 1, N].
+mx::array gathered_product(const mx::array& x, const Arrays& in, const WeightSlots& w,
+                           const mx::array& ids, int n_experts) {
+  const mx::array flat = plain_dequantized(in, w);
+  const mx::array matrices =
+      mx::reshape(flat, {n_experts, flat.shape(0) / n_experts, flat.shape(1)});
+  return mx::gather_mm(x, mx::swapaxes(matrices, 1, 2), std::nullopt, ids);
+}
+
+void check(const mx::array& x, const Route& route, const ExpertWeights& w) {
+  const int E = w.n_experts, K = w.gate.input_dim(), N = w.down.input_dim();
+  if (x.ndim() != 2 || x.shape(1) != K || w.up.input_dim() != K || E < 1 ||
+      w.gate.output_dim() != E * N || w.up.output_dim() != E * N ||
+      w.down.output_dim() != E * K || route.ids.shape() != route.weights.shape() ||
+      route.ids.ndim() != 2 || route.ids.shape(0) != x.shape(0))
+    throw std::invalid_argument(
+        fmt::format("[experts] expected x [T, {}], gate and up [{}, {}], down [{}, {}]",
+                    K, E * N, K, E * K, N));
+}
+
+}  // namespace
+
+Route route(const mx::array& logits, const RouteOptions& options) {
+  if (logits.ndim() != 2 || options.n_active < 1 || options.n_active > logits.shape(1))
+    throw std::invalid_argument("[route] expected logits [T, E] and at most E experts");
+  Arrays inputs{logits};
+  if (options.expert_scale) inputs.push_back(*options.expert_scale);
+  Fallback fallback = [n = options.n_active,
+                       normalize = options.normalize](const Arrays& in) -> Arrays {
+    const mx::array p = mx::softmax(in[0], std::vector<int>{-1}, true);
+    const mx::array order = mx::argsort(mx::negative(p), -1);
+    // The cast comes last: mx::vjp gives outputs that are stopped no cotangent, and the
+    // weights would get that of the ids.
+    const mx::array ids = mx::astype(
+        mx::stop_gradient(mx::slice(order, {0, 0}, {p.shape(0), n})), mx::int32);
+    mx::array weights = mx::take_along_axis(p, ids, -1);
+    if (normalize) weights = weights / mx::sum(weights, -1, true);
+    if (in.size() > 1) weights = weights * mx::take(in[1], ids);
+    return {ids, weights};
+  };
+  if (!runs_on_cpu()) {
+    const Arrays both = fallback(inputs);
+    return {both[0], both[1]};
+  }
+  const mx::Shape shape{logits.shape(0), options.n_active};
+  const Arrays both = mx::array::make_arrays(
+      {shape, shape}, {mx::int32, mx::float32},
+      std::make_shared<RoutePrimitive>(std::move(fallback), options.n_active,
+                                       options.normalize),
+      inputs);
+  return {both[0], both[1]};
+}
+
+mx::array experts(const mx::array& x, const Route& route, const ExpertWeights& weights,
+                  GluGate f, Activation activation,
+                  const std::optional<mx::array>& residual) {
+  check(x, route, weights);
+  Arrays inputs{x, route.ids, route.weights};
+  const WeightSlots gate = append_weight(weights.gate, inputs),
+                    up = append_weight(weights.up, inputs),
+                    down = append_weight(weights.down, inputs);
+  if (residual) inputs.push_back(*residual);
+  Fallback fallback = [=, E = weights.n_experts,
+                       added = residual.has_value()](const Arrays& in) -> Arrays {
+    const mx::array rows = mx::reshape(in[0], {in[0].shape(0), 1, 1, in[0].shape(1)});
+    const mx::array ids = mx::stop_gradient(in[1]);
+    const mx::array h = plain_gate(gathered_product(rows, in, gate, ids, E), f) *
+                        gathered_product(rows, in, up, ids, E);
+    const mx::array z = mx::squeeze(gathered_product(h, in, down, ids, E), 2);
+    const mx::array y = mx::sum(z * mx::expand_dims(in[2], -1), 1);
+    return {added ? y + in.back() : y};
+  };
+  if (!runs_on_cpu()) return fallback(inputs)[0];
+  return mx::array(
+      x.shape(), mx::float32,
+      std::make_shared<Experts>(std::move(fallback), gate, up, down, weights.n_experts,
+                                f, activation, residual.has_value()),
+      inputs);
+}
+
+}  // namespace optiq::kernels

@@ -1,0 +1,46 @@
+// Phi-3: llama whose queries, keys and values are one matrix, and gate and up another.
+#include <cmath>
+
+#include "optiq/models/registry.h"
+
+namespace optiq::models {
+namespace {
+
+SelfAttention load_packed_attention(const Weights& weights, int i) {
+  const auto& c = weights.config();
+  const std::string name = "layers." + std::to_string(i) + ".self_attn.";
+  const int rows = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim;
+  return {
+      .q = weights.linear(name + "qkv_proj", i, rows, c.hidden_size),
+      .k = std::nullopt,
+      .v = std::nullopt,
+      .o = weights.linear(name + "o_proj", i, c.hidden_size, c.n_heads * c.head_dim),
+      .q_norm = std::nullopt,
+      .k_norm = std::nullopt,
+      .v_norm = std::nullopt,
+      .rope = rope_frequencies(c.rope),
+      .eps = static_cast<float>(c.rms_norm_eps),
+      .scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
+      .n_heads = c.n_heads,
+      .n_kv_heads = c.n_kv_heads,
+      .head_dim = c.head_dim,
+      .window = c.is_sliding(i) ? c.sliding_window : 0};
+}
+
+Mlp load_packed_mlp(const Weights& weights, int i) {
+  const auto& c = weights.config();
+  const std::string name = "layers." + std::to_string(i) + ".mlp.";
+  const int hidden = c.hidden_size, inner = c.intermediate_size;
+  return {weights.linear(name + "gate_up_proj", i, 2 * inner, hidden), std::nullopt,
+          weights.linear(name + "down_proj", i, hidden, inner), c.mlp_gate};
+}
+
+}  // namespace
+
+std::unique_ptr<Model> build_phi3(Weights& weights) {
+  return build_decoder(
+      weights, [&](int i) { return load_packed_attention(weights, i); },
+      [&](int i) { return load_packed_mlp(weights, i); });
+}
+
+}  // namespace optiq::models
