@@ -50,7 +50,7 @@ class Sequences {
     const std::vector<cache::SequenceState*> states = pointers();
     for (int i = 0; i < tokens; ++i) {
       throw_if_interrupted();
-      step_(states, random_ids(states.size()));
+      step_(states, std::vector<int>(states.size(), 1), random_ids(states.size()));
     }
   }
 

@@ -104,6 +104,7 @@ void chat(const RequestOptions& options, Context& context) {
   Request request = request_of(options, context);
   LoadedModel model = load(options.model);
   const auto active = activate(options.adapters, model);
+  request.draft = load_draft(options.draft, model);
   if (!model.chat_template)
     throw std::invalid_argument(
         model.directory.string() +

@@ -67,6 +67,7 @@ void generate_command(const Options& options, Context& context) {
   Request request = request_of(options.request, context);
   LoadedModel model = load(options.request.model);
   const auto active = activate(options.request.adapters, model);
+  request.draft = load_draft(options.request.draft, model);
   request.prompt = prompt_ids(options, model);
   auto progress = std::make_unique<Progress>(
       "reading the prompt", static_cast<std::int64_t>(request.prompt.size()), "tokens");
@@ -86,6 +87,9 @@ void generate_command(const Options& options, Context& context) {
       "peak memory {}",
       result.prompt_tokens, result.prefill_tps, result.completion_tokens,
       result.decode_tps, name(result.finish_reason), format_bytes(peak_rss_bytes()));
+  if (result.drafted_tokens > 0)
+    log_info("{} of {} guessed tokens held", result.accepted_tokens,
+             result.drafted_tokens);
   if (result.finish_reason == FinishReason::kInterrupted) throw Interrupted();
   nlohmann::ordered_json summary = {{"model", options.request.model},
                                     {"tokens", result.tokens},
@@ -95,6 +99,10 @@ void generate_command(const Options& options, Context& context) {
                                     {"completion_tokens", result.completion_tokens},
                                     {"prefill_tps", result.prefill_tps},
                                     {"decode_tps", result.decode_tps}};
+  if (request.draft.any()) {
+    summary["drafted_tokens"] = result.drafted_tokens;
+    summary["accepted_tokens"] = result.accepted_tokens;
+  }
   add_cache_summary(session.state().cache(), summary);
   summary["peak_rss_bytes"] = peak_rss_bytes();
   context.out.summary(summary);

@@ -49,6 +49,7 @@ void add_request_options(CLI::App& app, RequestOptions& options) {
                "Compute in float32, without int8 activations and float16 cache");
   add_adapter_flag(app, options.adapters);
   add_cache_flags(app, options.cache);
+  add_draft_flags(app, options.draft);
   app.add_option("--system", options.system, "The system message")->type_name("TEXT");
   app.add_option("--chat-template-config", options.template_config,
                  "Variables for the chat template, such as "

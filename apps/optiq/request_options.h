@@ -7,6 +7,7 @@
 #include "adapter_flag.h"
 #include "cache_flags.h"
 #include "command.h"
+#include "draft_flags.h"
 #include "optiq/generate/generate.h"
 
 namespace optiq::app {
@@ -23,6 +24,7 @@ struct RequestOptions {
   bool exact = false;
   CacheFlags cache;
   AdapterFlag adapters;
+  DraftFlags draft;
   std::string system;
   std::string template_config;  // JSON, variables of the chat template
 };

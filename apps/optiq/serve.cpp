@@ -7,6 +7,7 @@
 
 #include "cache_flags.h"
 #include "command.h"
+#include "draft_flags.h"
 #include "optiq/base/console.h"
 #include "optiq/base/error.h"
 #include "optiq/base/file.h"
@@ -23,6 +24,7 @@ struct ServeOptions {
   server::ModelOptions model;
   server::ServerOptions server;
   CacheFlags cache;
+  DraftFlags draft;
   std::string kv_memory;
   double temp = 0, top_p = 1, min_p = 0;
   int top_k = 0;
@@ -110,6 +112,8 @@ void serve(ServeOptions flags, Context& context) {
   flags.model.engine.cache = cache_options_of(flags.cache, context.seed);
   if (!flags.kv_memory.empty())
     flags.model.engine.cache.budget_bytes = parse_bytes(flags.kv_memory);
+  flags.model.engine.draft = draft_options_of(flags.draft);
+  flags.model.draft_model = flags.draft.model;
   flags.model.idle_unload =
       std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * flags.idle_unload_s));
   for (const std::string& adapter : flags.adapters)
@@ -171,6 +175,7 @@ void add_flags(CLI::App& app, ServeOptions& o) {
       ->type_name("P")
       ->capture_default_str();
   add_cache_flags(app, o.cache);
+  add_draft_flags(app, o.draft);
   app.add_option("--kv-memory", o.kv_memory,
                  "Memory for keys and values, such as 4GB (default: what is available)")
       ->type_name("BYTES");

@@ -67,6 +67,10 @@ void SequenceState::take_snapshot() {
   snapshots_.push_back({length_, recurrent_, room_in(*cache_)});
 }
 
+void SequenceState::forget_snapshot(int length) {
+  std::erase_if(snapshots_, [&](const Snapshot& s) { return s.length == length; });
+}
+
 bool SequenceState::can_truncate(int length) const {
   if (length < 0 || length > length_) return false;
   return !cache_->has_recurrent_layers() || length == 0 || length == length_ ||

@@ -60,6 +60,11 @@ class SequenceState {
   /// Throws    ResourceError if there is no room for it
   void take_snapshot();
 
+  bool has_snapshot(int length) const { return snapshot_at(length) != nullptr; }
+
+  /// Forgets the snapshot of that length, if there is one.
+  void forget_snapshot(int length);
+
   /// True if truncate(length) can be done.
   bool can_truncate(int length) const;
 

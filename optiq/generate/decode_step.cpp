@@ -22,6 +22,9 @@ bool all_known(const std::vector<const void*>& addresses) {
   return std::ranges::find(addresses, nullptr) == addresses.end();
 }
 
+// Tapes that are kept: steps of one token, and of a few lengths of drafts.
+constexpr std::size_t kTapes = 4;
+
 // A copy: the tape writes the next logits where the last ones lie.
 mx::array copy_of(const mx::array& x) {
   return mx::array(x.data<float>(), x.shape(), x.dtype());
@@ -32,30 +35,42 @@ mx::array copy_of(const mx::array& x) {
 DecodeStep::DecodeStep(models::Model& model, kernels::Activation activation)
     : model_(model), activation_(activation) {}
 
+bool DecodeStep::Taped::is_for(const std::vector<cache::SequenceState*>& states,
+                               const std::vector<int>& rows,
+                               const std::vector<models::AdapterPtr>& adapters) const {
+  return batch.states == states && batch.adapters == adapters &&
+         std::ranges::equal(batch.segments, rows, {}, &kernels::Segment::tokens) &&
+         addresses == addresses_of(states);
+}
+
 mx::array DecodeStep::operator()(const std::vector<cache::SequenceState*>& states,
-                                 std::span<const int> ids,
+                                 const std::vector<int>& rows, std::span<const int> ids,
                                  const std::vector<models::AdapterPtr>& adapters) {
-  if (!taped_ || taped_->batch.states != states || taped_->batch.adapters != adapters ||
-      taped_->addresses != addresses_of(states))
-    return evaluate(states, ids, adapters);
-  models::continue_batch(taped_->batch);
-  std::ranges::copy(ids, taped_->ids.data<int>());
-  taped_->tape.replay();
-  models::finish_batch(taped_->batch);
-  return copy_of(taped_->logits);
+  const auto found = std::ranges::find_if(
+      tapes_, [&](const Taped& tape) { return tape.is_for(states, rows, adapters); });
+  if (found == tapes_.end()) return evaluate(states, rows, ids, adapters);
+  std::rotate(tapes_.begin(), found, found + 1);
+  Taped& taped = tapes_.front();
+  models::continue_batch(taped.batch);
+  std::ranges::copy(ids, taped.ids.data<int>());
+  taped.tape.replay();
+  models::finish_batch(taped.batch);
+  return copy_of(taped.logits);
 }
 
 mx::array DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
-                               std::span<const int> ids,
+                               const std::vector<int>& rows, std::span<const int> ids,
                                const std::vector<models::AdapterPtr>& adapters) {
-  taped_.reset();
+  // What was taped for other sequences, or where these had other memory, is of no use.
+  std::erase_if(tapes_, [&](const Taped& tape) {
+    return tape.batch.states != states || tape.addresses != addresses_of(states);
+  });
   const std::vector<const void*> before = addresses_of(states);
-  Taped next{
-      models::cached_batch(states, std::vector<int>(states.size(), 1), activation_),
-      mx::array(ids.data(), {static_cast<int>(ids.size())}, mx::int32),
-      mx::array(0.0f),
-      {},
-      {}};
+  Taped next{models::cached_batch(states, rows, activation_),
+             mx::array(ids.data(), {static_cast<int>(ids.size())}, mx::int32),
+             mx::array(0.0f),
+             {},
+             {}};
   next.batch.adapters = adapters;
   next.logits = model_.head(model_.hidden(next.ids, next.batch), activation_);
   std::vector<mx::array> outputs{next.logits};
@@ -71,8 +86,9 @@ mx::array DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
   models::finish_batch(next.batch);
   next.addresses = addresses_of(states);
   if (!taping || next.addresses != before) return next.logits;
-  taped_ = std::move(next);
-  return copy_of(taped_->logits);
+  if (tapes_.size() == kTapes) tapes_.pop_back();
+  tapes_.insert(tapes_.begin(), std::move(next));
+  return copy_of(tapes_.front().logits);
 }
 
 }  // namespace optiq::generation

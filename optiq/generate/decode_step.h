@@ -1,4 +1,5 @@
-// The next token of each of some sequences, without building a graph for it every time.
+// The next token or few of each of some sequences, without building a graph for them
+// every time.
 #pragma once
 #include <optional>
 #include <span>
@@ -13,8 +14,9 @@ namespace optiq::generation {
 
 namespace mx = mlx::core;
 
-/// A forward call of one token a sequence. The first call for the same sequences is
-/// evaluated as a graph and its kernels are taped; the next ones replay the tape.
+/// A forward call of a few tokens a sequence. The first call for the same sequences and
+/// numbers of tokens is evaluated as a graph and its kernels are taped; the next ones
+/// replay the tape.
 ///
 /// Threads   one.
 class DecodeStep {
@@ -22,18 +24,19 @@ class DecodeStep {
   /// Requires  `model` outlives this, and its weights stay where they are.
   DecodeStep(models::Model& model, kernels::Activation activation);
 
-  /// Takes in one token of each sequence, under the adapters given (as in a Batch).
+  /// Takes in rows[i] tokens of each sequence, under the adapters given (as in a
+  /// Batch).
   ///
-  /// Shapes    ids [n], one for each of `states` -> logits [n, vocab_size] float32,
-  ///           evaluated
+  /// Shapes    ids [sum of rows], those of each of `states` in turn -> logits
+  ///           [sum of rows, vocab_size] float32, evaluated
   /// Throws    ResourceError if there is no room; the sequences are as they were
   mx::array operator()(const std::vector<cache::SequenceState*>& states,
-                       std::span<const int> ids,
+                       const std::vector<int>& rows, std::span<const int> ids,
                        const std::vector<models::AdapterPtr>& adapters = {});
 
   /// Gives back what is held of the last call's sequences. To be called when one of
   /// them goes.
-  void forget() { taped_.reset(); }
+  void forget() { tapes_.clear(); }
 
  private:
   struct Taped {
@@ -42,15 +45,19 @@ class DecodeStep {
     mx::array logits;
     std::vector<const void*> addresses;  // of the recurrent states
     kernels::DispatchTape tape;
+
+    bool is_for(const std::vector<cache::SequenceState*>& states,
+                const std::vector<int>& rows,
+                const std::vector<models::AdapterPtr>& adapters) const;
   };
 
   mx::array evaluate(const std::vector<cache::SequenceState*>& states,
-                     std::span<const int> ids,
+                     const std::vector<int>& rows, std::span<const int> ids,
                      const std::vector<models::AdapterPtr>& adapters);
 
   models::Model& model_;
   kernels::Activation activation_;
-  std::optional<Taped> taped_;
+  std::vector<Taped> tapes_;  // the one used last first
 };
 
 }  // namespace optiq::generation

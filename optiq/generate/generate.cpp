@@ -7,6 +7,7 @@
 #include "optiq/base/error.h"
 #include "optiq/base/signal.h"
 #include "optiq/generate/answer_text.h"
+#include "optiq/generate/next_logits.h"
 #include "optiq/generate/session.h"
 
 namespace optiq {
@@ -88,10 +89,14 @@ GenerateResult generate(LoadedModel& loaded, generation::Session& session,
   };
 
   const Clock::time_point decode_start = Clock::now();
+  generation::NextLogits next(
+      session, request.draft,
+      request.exact ? kernels::Activation::kExact : kernels::Activation::kInt8);
+  std::vector<int> history = session.tokens();
+  std::span<const float> row(logits.data<float>(), logits.size());
   int steps = 0;
   while (static_cast<int>(result.tokens.size()) < request.max_tokens) {
-    const int id =
-        sampler.sample({logits.data<float>(), logits.size()}, session.tokens());
+    const int id = sampler.sample(row, history);
     if (stops(id)) {
       result.finish_reason = FinishReason::kStop;
       break;
@@ -104,18 +109,23 @@ GenerateResult generate(LoadedModel& loaded, generation::Session& session,
                                               : FinishReason::kInterrupted;
       break;
     }
-    if (static_cast<int>(result.tokens.size()) == request.max_tokens ||
-        session.length() == limit)
-      break;
+    const int length = static_cast<int>(history.size());
+    const int more = std::min(
+        request.max_tokens - static_cast<int>(result.tokens.size()), limit - length);
+    if (more == 0) break;
+    history.push_back(id);
     try {
-      logits = session.feed(std::span(&id, 1));
+      row = next.after(history, more - 1);
     } catch (const Interrupted&) {
       result.finish_reason = FinishReason::kInterrupted;
       break;
     }
     ++steps;
   }
+  next.settle(static_cast<int>(history.size()));
   if (steps > 0) result.decode_tps = steps / seconds_since(decode_start);
+  result.drafted_tokens = next.drafted();
+  result.accepted_tokens = next.accepted();
   if (const std::string held_text = answer.finish();
       !held_text.empty() && result.finish_reason != FinishReason::kCancelled)
     emit(result.tokens.back(), held_text);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "optiq/generate/draft/draft.h"
 #include "optiq/generate/loaded_model.h"
 #include "optiq/generate/session.h"
 #include "optiq/kernels/sampling/sampling.h"
@@ -22,6 +23,7 @@ struct Request {
   bool ignore_eos = false;                   // the model's own do not stop it
   bool exact = false;                        // float32 activations and cache
   cache::CacheOptions cache;                 // of a session made for this request
+  generation::DraftOptions draft;            // guesses; the answer is the same
   std::function<void(int done)> on_prefill;  // tokens of the prompt taken in
 };
 
@@ -45,8 +47,10 @@ struct GenerateResult {
   FinishReason finish_reason = FinishReason::kLength;
   int prompt_tokens = 0;
   int completion_tokens = 0;
-  double prefill_tps = 0;  // tokens per second
-  double decode_tps = 0;   // of the tokens after the first; 0 if there are none
+  double prefill_tps = 0;   // tokens per second
+  double decode_tps = 0;    // of the tokens after the first; 0 if there are none
+  int drafted_tokens = 0;   // guesses that were checked
+  int accepted_tokens = 0;  // those that held
 };
 
 /// Answers one request. The answer ends at a stop token or stop string, after

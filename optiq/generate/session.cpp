@@ -104,16 +104,22 @@ void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
   }
 }
 
-mx::array Session::decode(int token) {
-  check({&token, 1});
-  fit_rotation(1);
+mx::array Session::step(std::span<const int> tokens) {
+  check(tokens);
+  fit_rotation(tokens.size());
   throw_if_interrupted();
   std::vector<models::AdapterPtr> active;
   if (models::AdapterPtr adapter = adapters::active_adapter(model_))
     active.push_back(std::move(adapter));
-  const mx::array logits = decode_step_({&state_}, {&token, 1}, active);
-  tokens_.push_back(token);
-  if (on_chunk_) on_chunk_(1);
+  const int n = static_cast<int>(tokens.size());
+  mx::array logits = decode_step_({&state_}, {n}, tokens, active);
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  if (on_chunk_) on_chunk_(n);
+  return logits;
+}
+
+mx::array Session::decode(int token) {
+  const mx::array logits = step({&token, 1});
   mx::array row({logits.shape(1)}, logits.dtype(), nullptr, {});
   row.copy_shared_buffer(logits, {1}, logits.flags(), logits.data_size());
   row.set_status(mx::array::Status::available);

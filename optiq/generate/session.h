@@ -42,6 +42,11 @@ class Session {
   ///           Interrupted between chunks: the tokens of finished chunks stay.
   mx::array feed(std::span<const int> tokens);
 
+  /// Takes a few tokens in at once, fewer than a chunk: a step of speculation.
+  ///
+  /// Shapes    -> [tokens, vocab_size] float32, evaluated: behind each of them
+  mx::array step(std::span<const int> tokens);
+
   /// The same, with what the last layer gives for each token: `on_rows(first, hidden)`
   /// is called per chunk, in order, evaluated.
   ///
@@ -71,6 +76,8 @@ class Session {
 
   /// Lets truncate() come back to this length, for models with recurrent layers.
   void take_snapshot() { state_.take_snapshot(); }
+
+  void forget_snapshot(int length) { state_.forget_snapshot(length); }
 
   /// Forgets all but the first `length` tokens, as if the others had never been fed.
   ///

@@ -45,6 +45,8 @@ std::string Metrics::text(const generation::EngineStatus& engine,
   counter("prompt_tokens_total", engine.prompt_tokens);
   counter("prefix_cache_hit_tokens_total", engine.cached_tokens);
   counter("generation_tokens_total", engine.completion_tokens);
+  counter("spec_decode_num_draft_tokens_total", engine.drafted_tokens);
+  counter("spec_decode_num_accepted_tokens_total", engine.accepted_tokens);
   counter("requests_aborted_total", engine.cancelled);
   counter("requests_failed_total", engine.failed);
   gauge("kv_cache_budget_bytes", static_cast<double>(engine.budget_bytes));

@@ -96,6 +96,16 @@ ServedAdapters::Load adapter_loader(std::weak_ptr<LoadedModel> model) {
   };
 }
 
+// The engine's options with the small model loaded, if there is to be one.
+generation::BatchOptions with_draft(generation::BatchOptions engine,
+                                    const std::string& draft,
+                                    const LoadedModel& model) {
+  if (draft.empty()) return engine;
+  engine.draft.model = std::make_shared<LoadedModel>(load(draft));
+  generation::check_draft_model(model, *engine.draft.model);
+  return engine;
+}
+
 }  // namespace
 
 std::string model_name(const std::string& model) {
@@ -170,17 +180,20 @@ Opened open_model(const ModelOptions& options) {
                         opened.description[0])
                     .dump();
   if (options.idle_unload.count() == 0) {
+    const auto drafting = with_draft(engine, options.draft_model, *loaded);
     served.engine =
-        std::make_shared<generation::BatchEngine>(std::move(loaded), engine);
+        std::make_shared<generation::BatchEngine>(std::move(loaded), drafting);
     return opened;
   }
   const int context_length =
       engine.context_length > 0 ? engine.context_length : trained;
   served.engine = std::make_shared<generation::IdleEngine>(
-      [first = std::move(loaded), name = options.model, engine]() mutable {
+      [first = std::move(loaded), name = options.model, draft = options.draft_model,
+       engine]() mutable {
         auto model = first ? std::exchange(first, nullptr)
                            : std::make_shared<LoadedModel>(load(name));
-        return std::make_unique<generation::BatchEngine>(std::move(model), engine);
+        const auto drafting = with_draft(engine, draft, *model);
+        return std::make_unique<generation::BatchEngine>(std::move(model), drafting);
       },
       generation::IdleOptions{.unload_after = options.idle_unload,
                               .context_length = context_length,

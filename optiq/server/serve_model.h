@@ -19,6 +19,7 @@ struct AdapterSource {
 struct ModelOptions {
   std::string model;                      // `demo`, a directory, or a hub id
   std::vector<AdapterSource> adapters{};  // the only one answers unless told otherwise
+  std::string draft_model{};              // of guesses, likewise; empty: none
   generation::BatchOptions engine;
   bool exact = false;                        // float32 activations and cache
   std::uint64_t seed = 0;                    // of the cache's rotations

@@ -31,6 +31,8 @@ http::Response live_status(const generation::EngineStatus& engine,
   body["prompt_tokens"] = engine.prompt_tokens;
   body["cached_tokens"] = engine.cached_tokens;
   body["completion_tokens"] = engine.completion_tokens;
+  body["drafted_tokens"] = engine.drafted_tokens;
+  body["accepted_tokens"] = engine.accepted_tokens;
   Json cache;
   cache["budget_bytes"] = engine.budget_bytes;
   cache["used_bytes"] = engine.pages.used_bytes;

@@ -224,6 +224,12 @@ class BatchEngine::Impl {
     progress_ = Clock::now();
   }
 
+  void count_drafts(std::uint64_t drafted, std::uint64_t accepted) {
+    const std::lock_guard lock(mutex_);
+    status_.drafted_tokens += drafted;
+    status_.accepted_tokens += accepted;
+  }
+
   void drop_finished() {
     for (const RunningPtr& request : running_)
       if (request->cancelled()) request->finish(EngineFinish::kCancelled);
@@ -319,6 +325,9 @@ class BatchEngine::Impl {
           kept ? std::move(*kept) : cache::SequenceState(cache_);
       state.set_turns_long(request->turns_long());
       request->begin(std::move(state), cached);
+      if (options_.draft.any() && !request->wants_hidden() && !request->has_draft())
+        request->set_draft(make_draft(options_.draft, options_.activation),
+                           options_.draft.most());
       const std::lock_guard lock(mutex_);
       status_.cached_tokens += static_cast<std::uint64_t>(cached);
     };
@@ -367,13 +376,13 @@ class BatchEngine::Impl {
     std::erase(seen_, youngest);
   }
 
-  // The sequences whose tokens are read but for the last one; those of one adapter side
+  // The sequences whose tokens are read but for the last few; those of one adapter side
   // by side, for its matrices are then read once.
   std::vector<RunningPtr> decoding() const {
     std::vector<RunningPtr> batch;
     for (const RunningPtr& request : running_)
       if (!request->finished() && request->has_state() && !request->in_prompt() &&
-          request->unread() == 1)
+          request->unread() <= kStepRows)
         batch.push_back(request);
     std::ranges::stable_sort(batch, std::less{}, [](const RunningPtr& request) {
       return request->adapter().get();
@@ -381,26 +390,65 @@ class BatchEngine::Impl {
     return batch;
   }
 
-  // One token of each of them. True if there was one.
+  // What a step reads of each: the tokens that it has not read, one as a rule, and
+  // guesses while there are few sequences.
+  struct Step {
+    std::vector<cache::SequenceState*> states;
+    std::vector<models::AdapterPtr> adapters;
+    std::vector<int> rows, guesses, ids;
+  };
+
+  Step step_of(const std::vector<RunningPtr>& batch) const {
+    Step step;
+    int spare = kStepRows;
+    for (const RunningPtr& request : batch) spare -= request->unread();
+    const int share = std::max(0, spare) / static_cast<int>(batch.size());
+    for (const RunningPtr& request : batch) {
+      step.states.push_back(&request->state());
+      step.adapters.push_back(request->adapter());
+      const std::span<const int> guess = request->guess(share);
+      const auto unread = static_cast<std::size_t>(request->unread());
+      const std::span<const int> tokens = request->tokens().last(unread);
+      step.ids.insert(step.ids.end(), tokens.begin(), tokens.end());
+      step.ids.insert(step.ids.end(), guess.begin(), guess.end());
+      step.guesses.push_back(static_cast<int>(guess.size()));
+      step.rows.push_back(static_cast<int>(unread + guess.size()));
+    }
+    return step;
+  }
+
+  mx::array run(const Step& step) {
+    // A recurrent state is kept to come back to, should a guess fail.
+    for (std::size_t i = 0; i < step.states.size(); ++i)
+      if (step.guesses[i] > 0) step.states[i]->take_snapshot();
+    return decode_step_(step.states, step.rows, step.ids, step.adapters);
+  }
+
+  // The next tokens of each of them. True if there was one.
   bool decode() {
     for (;;) {
       const std::vector<RunningPtr> batch = decoding();
       if (batch.empty()) return false;
-      std::vector<cache::SequenceState*> states;
-      std::vector<models::AdapterPtr> adapters;
-      std::vector<int> ids;
-      for (const RunningPtr& request : batch) {
-        states.push_back(&request->state());
-        adapters.push_back(request->adapter());
-        ids.push_back(request->tokens().back());
-      }
+      const Step step = step_of(batch);
+      std::vector<int> before;
+      for (const cache::SequenceState* state : step.states)
+        before.push_back(state->length());
       mx::array logits(0.0f);
       // Room may be made by setting some of them aside: the batch is then another.
-      if (!take_room([&] { logits = decode_step_(states, ids, adapters); }, batch))
-        continue;
-      count_step(0, batch.size());
-      for (std::size_t i = 0; i < batch.size(); ++i)
-        batch[i]->choose(row_of(logits, i));
+      if (!take_room([&] { logits = run(step); }, batch)) continue;
+      const int width = logits.shape(1);
+      const float* row = logits.data<float>();
+      std::uint64_t drafted = 0, accepted = 0;
+      for (std::size_t i = 0; i < batch.size(); ++i) {
+        const float* first =
+            row + std::int64_t{step.rows[i] - step.guesses[i] - 1} * width;
+        accepted += static_cast<std::uint64_t>(batch[i]->choose(first, width));
+        drafted += static_cast<std::uint64_t>(step.guesses[i]);
+        if (step.guesses[i] > 0) step.states[i]->forget_snapshot(before[i]);
+        row += std::int64_t{step.rows[i]} * width;
+      }
+      count_step(0, batch.size() + accepted);
+      count_drafts(drafted, accepted);
       return true;
     }
   }
@@ -411,7 +459,7 @@ class BatchEngine::Impl {
     RunningPtr best;
     for (const RunningPtr& request : running_) {
       if (request->finished() || !request->has_state()) continue;
-      if (!request->in_prompt() && request->unread() == 1) continue;
+      if (!request->in_prompt() && request->unread() <= kStepRows) continue;
       if (request->passed_over >= kMostPassedOver) return request;
       if (!best || request->unread() < best->unread()) best = request;
     }

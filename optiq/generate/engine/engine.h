@@ -106,6 +106,8 @@ struct EngineStatus {
   std::uint64_t prompt_tokens = 0;  // taken in, without cached ones
   std::uint64_t cached_tokens = 0;
   std::uint64_t completion_tokens = 0;
+  std::uint64_t drafted_tokens = 0;   // guesses that were checked
+  std::uint64_t accepted_tokens = 0;  // those that held
   std::uint64_t failed = 0;
   std::uint64_t cancelled = 0;
   cache::PageStoreUse pages;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "optiq/base/log.h"
 #include "optiq/generate/engine/prefill_cut.h"
 
 namespace optiq::generation {
@@ -124,6 +125,44 @@ bool Running::choose(std::span<const float> logits) {
     finish(EngineFinish::kFailed, error.what());
     return false;
   }
+}
+
+void Running::set_draft(std::unique_ptr<Draft> draft, int most) {
+  draft_ = std::move(draft);
+  draft_length_ = DraftLength(most);
+}
+
+std::span<const int> Running::guess(int most) {
+  guess_.clear();
+  // The last token that may come needs no guess behind it.
+  const int more = std::min(request_.max_tokens, room_) - answered_ - 1;
+  if (!draft_ || std::min(most, more) < 1) return {};
+  const int n = std::min({draft_length_.next(), most, more});
+  if (n < 1) return {};
+  try {
+    guess_ = draft_->propose(tokens_, n);
+  } catch (const std::exception& error) {
+    log_warning("guesses stop: {}", error.what());
+    draft_.reset();
+  }
+  return guess_;
+}
+
+int Running::choose(const float* rows, int width) {
+  const auto n = static_cast<std::size_t>(width);
+  const int read = state_->length() - static_cast<int>(guess_.size());
+  std::size_t held = 0;
+  while (choose({rows + held * n, n}) && held < guess_.size() &&
+         tokens_.back() == guess_[held])
+    ++held;
+  if (guess_.empty()) return 0;
+  draft_length_.told(static_cast<int>(guess_.size()), static_cast<int>(held));
+  guess_.clear();
+  // A recurrent state goes back to where it was kept before the step.
+  int length = read + static_cast<int>(held);
+  while (!state_->can_truncate(length)) --length;
+  state_->truncate(length);
+  return static_cast<int>(held);
 }
 
 bool Running::tell(int id, std::span<const float> logits) {

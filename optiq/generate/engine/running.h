@@ -12,6 +12,7 @@
 
 #include "optiq/cache/sequence_state.h"
 #include "optiq/generate/answer_text.h"
+#include "optiq/generate/draft/draft.h"
 #include "optiq/generate/engine/engine.h"
 #include "optiq/generate/loaded_model.h"
 
@@ -59,6 +60,20 @@ class Running {
   /// Returns   true if the answer goes on
   bool choose(std::span<const float> logits);
 
+  bool has_draft() const { return draft_ != nullptr; }
+  /// Guesses are made from now on, at most `most` at a time.
+  void set_draft(std::unique_ptr<Draft> draft, int most);
+
+  /// Guesses at what follows, for the next step to check; none without a draft.
+  std::span<const int> guess(int most);
+
+  /// Chooses tokens from the logits behind the last one and behind each guess, as long
+  /// as the guesses hold; what the state has read of the others is taken back.
+  ///
+  /// Shapes    rows [1 + guesses, width]
+  /// Returns   guesses that held
+  int choose(const float* rows, int width);
+
   bool wants_hidden() const { return wants_hidden_; }
 
   /// Adds rows of hidden states to the mean; the last ones end the request.
@@ -98,6 +113,9 @@ class Running {
   int cached_tokens_ = 0;
   bool started_ = false;
   std::optional<cache::SequenceState> state_;
+  std::unique_ptr<Draft> draft_;
+  DraftLength draft_length_{0};
+  std::vector<int> guess_;
   kernels::Sampler sampler_;
   AnswerText answer_;
   std::vector<std::uint32_t> mask_;
