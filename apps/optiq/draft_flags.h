@@ -10,7 +10,7 @@ namespace optiq::app {
 struct DraftFlags {
   std::string model;
   int model_tokens = 4;
-  int ngram_tokens = 0;
+  int ngram_tokens = 3;
   int ngram_min = 3;
 };
 

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <utility>
 
 #include "mlx/ops.h"
+#include "mlx/transforms.h"
 #include "optiq/base/error.h"
 
 namespace optiq::cache {
@@ -21,6 +23,20 @@ std::shared_ptr<const Reservation> room_in(const KvCache& cache) {
 // The store, which keeps the whole cache alive.
 std::shared_ptr<PageStore> store_of(const std::shared_ptr<KvCache>& cache) {
   return {cache, &cache->store()};
+}
+
+mx::array copy_of(const mx::array& x) {
+  OPTIQ_CHECK(x.flags().row_contiguous, "a recurrent state lies in rows");
+  return mx::array(x.data<float>(), x.shape(), x.dtype());
+}
+
+// In place where nobody else has `to`, for taped steps to find it.
+void restore(mx::array& to, const mx::array& from) {
+  const bool own = to.is_available() && to.is_donatable();
+  if (own)
+    std::memcpy(to.data<float>(), from.data<float>(), from.nbytes());
+  else
+    to = copy_of(from);
 }
 
 }  // namespace
@@ -64,7 +80,25 @@ const SequenceState::Snapshot* SequenceState::snapshot_at(int length) const {
 
 void SequenceState::take_snapshot() {
   if (!cache_->has_recurrent_layers() || snapshot_at(length_) != nullptr) return;
-  snapshots_.push_back({length_, recurrent_, room_in(*cache_)});
+  auto room = room_in(*cache_);
+  mx::eval(arrays());
+  // A copy: what goes on stays where it lies, so that taped steps find it.
+  RecurrentStates copies;
+  for (const auto& state : recurrent_) {
+    copies.emplace_back();
+    if (state)
+      copies.back().emplace(
+          RecurrentState{copy_of(state->conv_tail), copy_of(state->delta_state)});
+  }
+  snapshots_.push_back({length_, std::move(copies), std::move(room)});
+}
+
+void SequenceState::restore(const RecurrentStates& states) {
+  for (std::size_t i = 0; i < states.size(); ++i) {
+    if (!states[i]) continue;
+    cache::restore(recurrent_[i]->conv_tail, states[i]->conv_tail);
+    cache::restore(recurrent_[i]->delta_state, states[i]->delta_state);
+  }
 }
 
 void SequenceState::forget_snapshot(int length) {
@@ -88,7 +122,7 @@ void SequenceState::truncate(int length) {
         length));
   if (length == length_) return;
   if (const Snapshot* snapshot = snapshot_at(length))
-    recurrent_ = snapshot->states;
+    restore(snapshot->states);
   else
     recurrent_ = empty_states();
   std::erase_if(snapshots_, [&](const Snapshot& s) { return s.length > length; });

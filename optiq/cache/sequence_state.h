@@ -102,6 +102,7 @@ class SequenceState {
   };
 
   RecurrentStates empty_states() const;
+  void restore(const RecurrentStates& states);
   const Snapshot* snapshot_at(int length) const;
 
   std::shared_ptr<KvCache> cache_;

@@ -47,7 +47,8 @@ std::unique_ptr<Draft> make_draft(const DraftOptions& options,
 void check_draft_model(const LoadedModel& model, const LoadedModel& draft) {
   // Sizes may differ by padding; what text becomes must not.
   constexpr const char* kProbe =
-      "The 42 quick-brown foxes said: \"x = {y: [1, 2]}\"\n\tÄöü 你好 🦊 fn main() "
+      "The 42 quick-brown foxes said: \"x = {y: [1, 2]}\"\n\tÄöü 你好 🦊 fn "
+      "main() "
       "{}";
   const auto ids = [&](const LoadedModel& m) {
     return m.tokenizer ? m.tokenizer->encode(kProbe) : std::vector<int>{};
