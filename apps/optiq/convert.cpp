@@ -87,6 +87,7 @@ nlohmann::ordered_json summary_of(const convert::Result& result) {
           {"kl_p99", number_or_null(result.kl_p99)},
           {"kl_mean_uncompensated", number_or_null(result.kl_mean_uncompensated)},
           {"compensated", result.compensated},
+          {"kl_mean_undistilled", number_or_null(result.kl_mean_undistilled)},
           {"allocation", result.chosen},
           {"reference", sensitivity::name(result.reference)},
           {"baselines", baselines},
@@ -127,6 +128,9 @@ void print(const convert::Result& result, Output& out) {
               result.compensated
                   ? fmt::format("mean KL {:.5f} without", *result.kl_mean_uncompensated)
                   : "tried, and no better");
+  if (result.kl_mean_undistilled)
+    out.print("scales and biases trained: mean KL {:.5f} without\n",
+              *result.kl_mean_undistilled);
   out.print("{}: {} in {}\n", result.output.string(),
             format_bytes(static_cast<std::uint64_t>(result.bytes)),
             format_duration(result.seconds));
@@ -227,6 +231,12 @@ Run add_convert(CLI::App& app) {
                    "errors: with method optiq it is the default");
   app.add_flag("--no-compensate", flags->no_compensate, "Choose each code for itself")
       ->excludes(compensate);
+  app.add_option("--distill", o.distill_epochs,
+                 "Train scales and biases for what the model says, in N passes over the "
+                 "calibration at most")
+      ->type_name("N")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1000));
   app.add_option("--sensitivity", flags->sensitivity,
                  "An earlier run's optiq/sensitivity.json, instead of measuring")
       ->type_name("FILE");

@@ -10,6 +10,7 @@
 #include "optiq/base/memory.h"
 #include "optiq/convert/choose.h"
 #include "optiq/convert/compensate.h"
+#include "optiq/convert/distill.h"
 #include "optiq/convert/encoder.h"
 #include "optiq/convert/session.h"
 #include "optiq/convert/sidecars.h"
@@ -267,6 +268,18 @@ Result convert(const Options& options) {
         d = compensated;
       }
     } else {
+      d = measured();
+    }
+    if (options.distill_epochs > 0) {
+      result.kl_mean_undistilled = d.mean;
+      distill(
+          encoder, chosen.plan, options.rounding, session.calibration().windows,
+          [&] {
+            held_out->restart();
+            return held_out->measure().mean;
+          },
+          {.epochs = options.distill_epochs},
+          [&](int done, int total) { progress("distillation", done, total); });
       d = measured();
     }
     result.kl_mean = d.mean;

@@ -160,6 +160,30 @@ TEST_F(Convert, ExpertsAreWrittenAsMlxLmLoadsThem) {
   }
 }
 
+TEST_F(Convert, TrainedScalesAreKeptWhereTheyAreBetter) {
+  Options o = compensated_options(3);
+  o.compensate = false;
+  o.output = work_ / "plain";
+  const Result plain = convert(o);
+  EXPECT_FALSE(plain.kl_mean_undistilled);
+  o.output = work_ / "distilled";
+  o.distill_epochs = 3;
+  o.n_calibration = 6;  // what is held out is another text
+  const Result distilled = convert(o);
+  ASSERT_TRUE(distilled.kl_mean_undistilled && distilled.kl_mean);
+  EXPECT_LT(*distilled.kl_mean, *distilled.kl_mean_undistilled);
+  // The codes are as they were, and what is on disk is what was measured.
+  const auto a = checkpoint::Checkpoint::open(work_ / "plain");
+  const auto b = checkpoint::Checkpoint::open(work_ / "distilled");
+  int changed = 0;
+  for (const std::string& name : a.names()) {
+    const bool same = mx::array_equal(a.tensor(name), b.tensor(name)).item<bool>();
+    EXPECT_TRUE(same || !name.ends_with(".weight")) << name;
+    changed += !same;
+  }
+  EXPECT_GT(changed, 0);
+}
+
 TEST_F(Convert, WritesWhatMlxLmLoads) {
   Options o = options("mixed");
   o.method = Method::kStatic;

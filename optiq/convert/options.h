@@ -54,6 +54,9 @@ struct Options {
   /// Whether codes make up for each other's errors (compensate.h); unset: with method
   /// `optiq`, and never with MLX's rounding.
   std::optional<bool> compensate;
+  /// Passes over the calibration that train scales and biases (distill.h) after all
+  /// else; 0: none.
+  int distill_epochs = 0;
   bool tie_fused = false;  // one width for q, k, v and one for gate, up
   bool refine = true;      // measure again around the chosen allocation
   bool skip_baselines = false;
@@ -67,7 +70,8 @@ struct Options {
   /// Whether text is needed: to measure, to compensate, or to compare with the
   /// baselines.
   bool runs_the_model() const {
-    return method == Method::kOptiq || compensates() || !skip_baselines;
+    return method == Method::kOptiq || compensates() || distill_epochs > 0 ||
+           !skip_baselines;
   }
 
   /// Called with the stage's name and how much of it is done.
@@ -102,6 +106,8 @@ struct Result {
   std::optional<double> kl_mean_uncompensated;  // before codes made up for each other;
                                                 // none where that was not tried
   bool compensated = false;                     // and was kept, for it is better
+  std::optional<double> kl_mean_undistilled;  // before scales and biases were trained;
+                                              // none where that was not asked for
   std::string chosen;  // which allocation won the joint verification
   sensitivity::Reference reference = sensitivity::Reference::kBf16;
   std::map<std::string, Baseline> baselines;

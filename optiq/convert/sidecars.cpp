@@ -144,6 +144,7 @@ json metadata_json(const Options& options, const Result& result) {
       {"bpw_disk", result.bpw_disk},
       {"kl_mean_uncompensated", number_or_null(result.kl_mean_uncompensated)},
       {"compensated", result.compensated},
+      {"kl_mean_undistilled", number_or_null(result.kl_mean_undistilled)},
       {"allocation", result.chosen},
       {"kl_mean", number_or_null(result.kl_mean)},
       {"kl_p99", number_or_null(result.kl_p99)}};

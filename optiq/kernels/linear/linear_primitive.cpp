@@ -51,6 +51,15 @@ class LinearBase : public FusedPrimitive {
     return all;
   }
 
+  // The product whose affine scales or biases this input is; -1: none's.
+  int product_scaled_by(int argnum) const {
+    for (std::size_t i = 0; i < weights_.size(); ++i)
+      if (weights_[i].spec.mode == QuantMode::kAffine && weights_[i].quantized() &&
+          (weights_[i].scales == argnum || weights_[i].biases == argnum))
+        return static_cast<int>(i);
+    return -1;
+  }
+
   std::size_t arrays_of_weights() const {
     std::size_t n = 0;
     for (const WeightSlots& w : weights_)
@@ -84,23 +93,57 @@ class LinearBackward : public LinearBase {
   }
 };
 
+// The gradients of y = x W^T by the scales and the biases of W = scale code + bias: with
+// dW = dy^T x, sums of dW code and of dW over a group.
+Arrays scale_gradients(const mx::array& x, const mx::array& dy, const mx::array& codes,
+                       const mx::array& scales, const QuantSpec& spec) {
+  const mx::array dw = mx::matmul(mx::transpose(dy), x);
+  const mx::array values =
+      dequantized({codes, mx::ones(scales.shape()), mx::zeros(scales.shape()),
+                   std::nullopt, spec});
+  const mx::Shape groups{scales.shape(0), scales.shape(1), spec.group_size};
+  const auto by_group = [&](const mx::array& a) {
+    return mx::astype(mx::sum(mx::reshape(a, groups), -1), scales.dtype());
+  };
+  return {by_group(dw * values), by_group(dw)};
+}
+
 class Linear : public LinearBase {
  public:
   using LinearBase::LinearBase;
 
-  // The weights are constants.
+  // By the input, the residual, and scales and biases of affine codes; the codes are
+  // constants.
   Arrays vjp(const Arrays& primals, const Arrays& cotangents,
              const std::vector<int>& argnums, const Arrays& outputs) override {
     const bool has_residual = primals.size() > 1 + arrays_of_weights();
     const int residual = has_residual ? static_cast<int>(primals.size()) - 1 : 0;
     bool by_kernel = runs_on_cpu();
     for (const int argnum : argnums)
-      by_kernel = by_kernel && (argnum == 0 || argnum == residual);
+      by_kernel = by_kernel &&
+                  (argnum == 0 || argnum == residual || product_scaled_by(argnum) >= 0);
     if (!by_kernel) return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
+    std::vector<std::optional<Arrays>> by_scales(weights_.size());
     Arrays gradients;
-    for (const int argnum : argnums)
-      gradients.push_back(argnum == 0 ? input_gradient(primals, cotangents)
-                                      : cotangents[0]);
+    for (const int argnum : argnums) {
+      if (argnum == 0) {
+        gradients.push_back(input_gradient(primals, cotangents));
+        continue;
+      }
+      const int product = product_scaled_by(argnum);
+      if (product < 0) {
+        gradients.push_back(cotangents[0]);
+        continue;
+      }
+      const auto at = static_cast<std::size_t>(product);
+      const WeightSlots& w = weights_[at];
+      if (!by_scales[at])
+        by_scales[at] =
+            scale_gradients(primals[0], cotangents[at],
+                            primals[static_cast<std::size_t>(w.weight)],
+                            primals[static_cast<std::size_t>(w.scales)], w.spec);
+      gradients.push_back((*by_scales[at])[argnum == w.scales ? 0 : 1]);
+    }
     return gradients;
   }
 
@@ -144,15 +187,18 @@ class Glu : public LinearBase {
   // The two products are made once more.
   Arrays vjp(const Arrays& primals, const Arrays& cotangents,
              const std::vector<int>& argnums, const Arrays& outputs) override {
-    if (!runs_on_cpu() || argnums != std::vector<int>{0})
-      return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
+    bool by_kernel = runs_on_cpu();
+    for (const int argnum : argnums)
+      by_kernel = by_kernel && (argnum == 0 || product_scaled_by(argnum) >= 0);
+    if (!by_kernel) return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
     const auto both =
         std::make_shared<Linear>("LinearGroup", fallback(), weights_, activation_);
     const mx::Shape shape = cotangents[0].shape();
     const Arrays halves = mx::array::make_arrays(
         {shape, shape}, {mx::float32, mx::float32}, both, primals);
-    return {both->input_gradient(
-        primals, glu_product_gradients(halves[0], halves[1], cotangents[0], f_))};
+    return both->vjp(primals,
+                     glu_product_gradients(halves[0], halves[1], cotangents[0], f_),
+                     argnums, halves);
   }
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {

@@ -3,6 +3,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "optiq/kernels/guarded.h"
+#include "optiq/kernels/glu/glu_primitive.h"
 #include "optiq/kernels/linear/linear_primitive.h"
 #include "optiq/kernels/testing.h"
 
@@ -112,6 +113,58 @@ TEST(LinearBackward, GradientsOfThePrimitivesAreThoseOfPlainOperations) {
       },
       [&](const auto& in) {
         return product(in[0], a) + mx::slice(in[0], {0, 0}, {9, 96});
+      });
+}
+
+// Affine codes whose scales and biases are variables, one product alone, two of one
+// input, and the two of a gated MLP.
+TEST(LinearPrimitive, ItsGradientsByScalesAreThoseOfPlainOperations) {
+  constexpr int T = 9, K = 128, N = 96;
+  const auto data = random_floats(size(T, K), 1), weights = random_floats(size(N, K), 2);
+  const mx::array x(data.data(), {T, K}), w(weights.data(), {N, K});
+  const auto parts = mx::quantize(w * 0.1f, 64, 4);
+  const auto weight = [&](const std::vector<mx::array>& in) {
+    return LinearWeight{parts[0], in[1], in[2], std::nullopt, {QuantMode::kAffine, 4, 64}};
+  };
+  // W = scale code + bias.
+  const mx::array codes = mx::round((mx::dequantize(parts[0], parts[1], parts[2], 64, 4) -
+                                     mx::repeat(parts[2], 64, 1)) /
+                                    mx::repeat(parts[1], 64, 1));
+  const auto matrix = [&](const std::vector<mx::array>& in) {
+    return mx::transpose(codes * mx::repeat(in[1], 64, 1) + mx::repeat(in[2], 64, 1));
+  };
+  using Function = std::function<mx::array(const std::vector<mx::array>&)>;
+  const auto check = [&](const Function& ours, const Function& plain) {
+    const std::vector<mx::array> in{x, parts[1], parts[2]};
+    const auto loss = [](const Function& f) {
+      return [f](const std::vector<mx::array>& v) { return mx::sum(mx::square(f(v))); };
+    };
+    const auto a = mx::grad(loss(ours), {0, 1, 2})(in);
+    const auto b = mx::grad(loss(plain), {0, 1, 2})(in);
+    for (std::size_t i = 0; i < 3; ++i)
+      EXPECT_TRUE(mx::allclose(a[i], b[i], 1e-3, 1e-3).item<bool>()) << i;
+  };
+  const LinearOptions exact{Activation::kExact, std::nullopt};
+  check([&](const auto& in) { return linear(in[0], weight(in), exact); },
+        [&](const auto& in) { return mx::matmul(in[0], matrix(in)); });
+  check(
+      [&](const auto& in) {
+        const LinearWeight both[] = {weight(in), weight({in[0], parts[1], parts[2]})};
+        const auto y = linear_group(in[0], both, Activation::kExact);
+        return y[0] * y[1];
+      },
+      [&](const auto& in) {
+        return mx::matmul(in[0], matrix(in)) *
+               mx::matmul(in[0], matrix({in[0], parts[1], parts[2]}));
+      });
+  check(
+      [&](const auto& in) {
+        return glu(in[0], weight(in), weight(in), GluGate::kGeluTanh,
+                   Activation::kExact);
+      },
+      [&](const auto& in) {
+        const mx::array y = mx::matmul(in[0], matrix(in));
+        return plain_gate(y, GluGate::kGeluTanh) * y;
       });
 }
 

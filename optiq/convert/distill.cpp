@@ -1,0 +1,212 @@
+#include "optiq/convert/distill.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <string>
+
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "optiq/base/log.h"
+#include "optiq/base/signal.h"
+
+namespace optiq::convert {
+namespace {
+
+namespace mx = mlx::core;
+using Arrays = std::vector<mx::array>;
+
+constexpr auto kExact = kernels::Activation::kExact;
+// Epochs without a gain after which training ends: the first ones are warm.
+constexpr int kPatience = 2;
+
+constexpr float kBeta1 = 0.9f, kBeta2 = 0.99f, kEpsilon = 1e-8f;
+
+mx::array ids_of(const std::vector<int>& window) {
+  return mx::array(window.data(), {static_cast<int>(window.size())}, mx::int32);
+}
+
+// What the original model says about the windows.
+class Teacher {
+ public:
+  Teacher(models::Model& model, const std::vector<std::vector<int>>& windows)
+      : head_(model.reference_head()) {
+    for (const auto& window : windows) {
+      throw_if_interrupted();
+      const auto batch = models::uncached_batch({static_cast<int>(window.size())}, kExact);
+      mx::array hidden = model.hidden(ids_of(window), batch);
+      mx::eval(hidden);
+      hidden_.push_back(std::move(hidden));
+    }
+  }
+
+  mx::array logits(std::size_t window) const { return head_(hidden_[window]); }
+
+ private:
+  std::function<mx::array(const mx::array&)> head_;
+  Arrays hidden_;
+};
+
+// Scales and biases of one matrix: s0 (1 + change of scale), z0 + |s0| change of bias,
+// both rounded to the stored type. Changes are in units that suit all matrices.
+struct Trained {
+  models::LinearModule* module;
+  mx::array s0, z0;  // float32
+  mx::Dtype type;
+
+  mx::array scales(const mx::array& change) const {
+    return mx::astype(s0 * (1.0f + change), type);
+  }
+  mx::array biases(const mx::array& change) const {
+    return mx::astype(z0 + mx::abs(s0) * change, type);
+  }
+  void place(mx::array s, mx::array z) const {
+    module->weight.scales = std::move(s);
+    module->weight.biases = std::move(z);
+  }
+};
+
+std::vector<Trained> trained_modules(models::Model& model, const Plan& plan, int widest) {
+  std::vector<Trained> all;
+  for (models::LinearModule* module : model.linears()) {
+    const kernels::LinearWeight& w = module->weight;
+    const auto planned = plan.find(module->path);
+    if (planned == plan.end() || !planned->second || !w.biases ||
+        w.spec.mode != QuantMode::kAffine || w.spec.bits > widest ||
+        module->n_experts > 1)
+      continue;
+    // A table that only gives rows has no gradient here.
+    if (module->layer == models::LinearModule::kEmbedding && module != &model.output())
+      continue;
+    all.push_back({module, mx::astype(*w.scales, mx::float32),
+                   mx::astype(*w.biases, mx::float32), w.scales->dtype()});
+  }
+  return all;
+}
+
+// Mean KL(teacher || student) of the rows.
+mx::array divergence(const mx::array& teacher, const mx::array& student) {
+  const mx::array p = teacher - mx::logsumexp(teacher, -1, true);
+  const mx::array q = student - mx::logsumexp(student, -1, true);
+  return mx::mean(mx::sum(mx::exp(p) * (p - q), -1));
+}
+
+class Student {
+ public:
+  Student(models::Model& model, std::vector<Trained> trained)
+      : model_(model), trained_(std::move(trained)) {
+    for (const Trained& t : trained_)
+      for (int side = 0; side < 2; ++side) {
+        changes_.push_back(mx::zeros(t.s0.shape()));
+        means_.push_back(changes_.back());
+        squares_.push_back(changes_.back());
+      }
+  }
+
+  ~Student() { place(changes_); }
+
+  bool empty() const { return trained_.empty(); }
+  const Arrays& changes() const { return changes_; }
+  void set_changes(Arrays changes) { changes_ = std::move(changes); }
+  const std::vector<Trained>& trained() const { return trained_; }
+
+  // Gives the model the scales and biases of these changes, evaluated.
+  void place(const Arrays& changes) const {
+    Arrays placed;
+    for (std::size_t i = 0; i < trained_.size(); ++i) {
+      mx::array s = trained_[i].scales(changes[2 * i]);
+      mx::array z = trained_[i].biases(changes[2 * i + 1]);
+      placed.insert(placed.end(), {s, z});
+      trained_[i].place(s, z);
+    }
+    mx::eval(std::move(placed));
+  }
+
+  void step(const std::vector<int>& window, const mx::array& teacher, float rate) {
+    place(changes_);
+    // Rows of the embedding as they are now; they are not followed back.
+    const mx::array x0 = model_.embed(ids_of(window));
+    mx::eval(x0);
+    const auto batch = models::uncached_batch({static_cast<int>(window.size())}, kExact);
+    const auto loss = [&](const Arrays& changes) {
+      for (std::size_t i = 0; i < trained_.size(); ++i)
+        trained_[i].place(trained_[i].scales(changes[2 * i]),
+                          trained_[i].biases(changes[2 * i + 1]));
+      mx::array x = x0;
+      for (int layer = 0; layer < model_.n_layers(); ++layer)
+        x = model_.layer(layer, x, batch);
+      return divergence(teacher, model_.head(x, kExact));
+    };
+    std::vector<int> all(changes_.size());
+    for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
+    const Arrays gradients = mx::grad(loss, all)(changes_);
+    place(changes_);  // the arrays of the trace are gone
+    ++steps_;
+    const float first = 1 - std::pow(kBeta1, static_cast<float>(steps_));
+    const float second = 1 - std::pow(kBeta2, static_cast<float>(steps_));
+    Arrays outputs;
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+      means_[i] = kBeta1 * means_[i] + (1 - kBeta1) * gradients[i];
+      squares_[i] = kBeta2 * squares_[i] + (1 - kBeta2) * mx::square(gradients[i]);
+      changes_[i] = changes_[i] - rate / first * means_[i] /
+                                      (mx::sqrt(squares_[i] / second) + kEpsilon);
+      outputs.insert(outputs.end(), {means_[i], squares_[i], changes_[i]});
+    }
+    mx::eval(std::move(outputs));
+  }
+
+ private:
+  models::Model& model_;
+  std::vector<Trained> trained_;
+  Arrays changes_, means_, squares_;  // of each matrix's scales, then its biases
+  int steps_ = 0;
+};
+
+}  // namespace
+
+Distillation distill(Encoder& encoder, const Plan& plan, quantize::Search search,
+                     const std::vector<std::vector<int>>& windows,
+                     const std::function<double()>& held_out,
+                     const DistillOptions& options,
+                     const std::function<void(int done, int total)>& progress) {
+  models::Model& model = encoder.model();
+  encoder.restore();
+  const Teacher teacher(model, windows);
+  encoder.apply(plan, search);
+  Distillation result;
+  result.before = result.after = held_out();
+  Student student(model, trained_modules(model, plan, options.widest));
+  if (student.empty()) return result;
+  Arrays best = student.changes();
+  int failures = 0;  // epochs that made it no better, one after another
+  const int total = options.epochs * static_cast<int>(windows.size());
+  for (int epoch = 0; epoch < options.epochs; ++epoch) {
+    for (std::size_t w = 0; w < windows.size(); ++w) {
+      throw_if_interrupted();
+      // A warm first tenth, then half a cosine.
+      const double at = (result.steps + 0.5) / total;
+      const double rate = options.learning_rate * std::min(1.0, 10 * at) * 0.5 *
+                          (1 + std::cos(std::numbers::pi * at));
+      student.step(windows[w], teacher.logits(w), static_cast<float>(rate));
+      ++result.steps;
+      if (progress) progress(result.steps, total);
+    }
+    student.place(student.changes());
+    const double now = held_out();
+    log_debug("distillation: {:.5f} nats after {} steps", now, result.steps);
+    if (now < result.after) {
+      result.after = now;
+      best = student.changes();
+      failures = 0;
+    } else if (++failures == kPatience) {
+      break;
+    }
+  }
+  student.set_changes(best);
+  student.place(best);
+  for (const Trained& t : student.trained())
+    encoder.keep(t.module->path, *plan.at(t.module->path), search, t.module->weight);
+  return result;
+}
+
+}  // namespace optiq::convert
