@@ -237,6 +237,18 @@ Run add_convert(CLI::App& app) {
       ->type_name("N")
       ->capture_default_str()
       ->check(CLI::Range(0, 1000));
+  app.add_option("--measure", o.measuring,
+                 "How much each matrix loses at each width: exact, by forward calls; "
+                 "gradient, by one pass back; auto, exact for small models")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, convert::Measuring>{
+              {"auto", convert::Measuring::kAuto},
+              {"exact", convert::Measuring::kExact},
+              {"gradient", convert::Measuring::kGradient}},
+          CLI::ignore_case)
+                      .description(""))
+      ->type_name("auto|exact|gradient")
+      ->default_str("auto");
   app.add_option("--sensitivity", flags->sensitivity,
                  "An earlier run's optiq/sensitivity.json, instead of measuring")
       ->type_name("FILE");

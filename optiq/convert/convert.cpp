@@ -15,6 +15,7 @@
 #include "optiq/convert/session.h"
 #include "optiq/convert/sidecars.h"
 #include "optiq/convert/write.h"
+#include "optiq/sensitivity/gradient_costs.h"
 #include "optiq/sensitivity/measure.h"
 
 namespace optiq::convert {
@@ -25,6 +26,10 @@ using sensitivity::DivergenceMeter;
 using sensitivity::Sensitivities;
 
 constexpr int kRefineRounds = 2;
+// Parameters up to which each matrix is measured at each width by itself.
+constexpr std::int64_t kSmallModel = 100'000'000;
+// Of layers' inputs that gradients hold.
+constexpr std::int64_t kInputBytes = 1LL << 30;
 // What tells an earlier result, which is replaced, from any other model, which is not.
 constexpr const char* kResultMarker = "optiq/metadata.json";
 
@@ -50,6 +55,31 @@ struct Memory {
     freed_kept = std::min(freed_kept, static_cast<std::uint64_t>(share));
   }
 };
+
+bool by_gradients(const Options& options, const Session& session) {
+  if (session.reference() == sensitivity::Reference::kUniform4Bit) {
+    if (options.measuring == Measuring::kGradient)
+      throw std::invalid_argument(
+          "--measure gradient: expected a model whose own weights fit the memory");
+    return false;
+  }
+  return options.measuring == Measuring::kGradient ||
+         (options.measuring == Measuring::kAuto && session.params() > kSmallModel);
+}
+
+// As many windows as their inputs of all layers may take memory.
+std::vector<std::vector<int>> windows_within(
+    const std::vector<std::vector<int>>& windows, const models::Model& model) {
+  std::vector<std::vector<int>> taken;
+  std::int64_t bytes = 0;
+  for (const auto& window : windows) {
+    bytes += std::ssize(window) * (model.n_layers() + 1) *
+             std::int64_t{model.config().hidden_size} * 4;
+    if (!taken.empty() && bytes > kInputBytes) break;
+    taken.push_back(window);
+  }
+  return taken;
+}
 
 std::vector<QuantSpec> candidate_formats(const Options& options) {
   std::vector<int> bits = options.candidate_bits;
@@ -191,7 +221,21 @@ Result convert(const Options& options) {
   const std::vector<Matrix>& matrices = encoder.matrices();
 
   SavedLayers saved(output.target(), session.identity(formats, options.rounding));
-  if (measures && !options.sensitivity_file) {
+  if (measures && !options.sensitivity_file && by_gradients(options, session)) {
+    sensitivity::GradientCostOptions costs;
+    costs.formats = formats;
+    costs.search = options.rounding;
+    costs.probe_windows = ratio_windows(meter->n_windows());
+    costs.seed = options.seed;
+    costs.on_layer = [&](std::size_t done, std::size_t total) {
+      progress("sensitivity", static_cast<std::int64_t>(done),
+               static_cast<std::int64_t>(total));
+    };
+    sensitivities = sensitivity::gradient_costs(
+        session.model(), *meter,
+        windows_within(session.calibration().windows, session.model()),
+        encoder.statistics(), costs);
+  } else if (measures && !options.sensitivity_file) {
     sensitivity::MeasureOptions measure;
     measure.formats = formats;
     measure.search = options.rounding;

@@ -17,8 +17,8 @@ namespace mx = mlx::core;
 using Arrays = std::vector<mx::array>;
 
 constexpr auto kExact = kernels::Activation::kExact;
-// Epochs without a gain after which training ends: the first ones are warm.
-constexpr int kPatience = 2;
+// Windows whose gradients make one step.
+constexpr int kStepWindows = 4;
 
 constexpr float kBeta1 = 0.9f, kBeta2 = 0.99f, kEpsilon = 1e-8f;
 
@@ -122,8 +122,8 @@ class Student {
     mx::eval(std::move(placed));
   }
 
-  void step(const std::vector<int>& window, const mx::array& teacher, float rate) {
-    place(changes_);
+  // Adds the gradients of a window to those of the next step.
+  void add(const std::vector<int>& window, const mx::array& teacher) {
     // Rows of the embedding as they are now; they are not followed back.
     const mx::array x0 = model_.embed(ids_of(window));
     mx::eval(x0);
@@ -139,27 +139,44 @@ class Student {
     };
     std::vector<int> all(changes_.size());
     for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
-    const Arrays gradients = mx::grad(loss, all)(changes_);
+    Arrays gradients = mx::grad(loss, all)(changes_);
+    mx::eval(gradients);
     place(changes_);  // the arrays of the trace are gone
+    if (gradients_.empty()) {
+      gradients_ = std::move(gradients);
+    } else {
+      for (std::size_t i = 0; i < gradients.size(); ++i)
+        gradients_[i] = gradients_[i] + gradients[i];
+      mx::eval(gradients_);
+    }
+    ++added_;
+  }
+
+  void step(float rate) {
     ++steps_;
     const float first = 1 - std::pow(kBeta1, static_cast<float>(steps_));
     const float second = 1 - std::pow(kBeta2, static_cast<float>(steps_));
     Arrays outputs;
-    for (std::size_t i = 0; i < gradients.size(); ++i) {
-      means_[i] = kBeta1 * means_[i] + (1 - kBeta1) * gradients[i];
-      squares_[i] = kBeta2 * squares_[i] + (1 - kBeta2) * mx::square(gradients[i]);
+    for (std::size_t i = 0; i < gradients_.size(); ++i) {
+      const mx::array gradient = gradients_[i] / static_cast<float>(added_);
+      means_[i] = kBeta1 * means_[i] + (1 - kBeta1) * gradient;
+      squares_[i] = kBeta2 * squares_[i] + (1 - kBeta2) * mx::square(gradient);
       changes_[i] = changes_[i] - rate / first * means_[i] /
                                       (mx::sqrt(squares_[i] / second) + kEpsilon);
       outputs.insert(outputs.end(), {means_[i], squares_[i], changes_[i]});
     }
     mx::eval(std::move(outputs));
+    gradients_.clear();
+    added_ = 0;
+    place(changes_);
   }
 
  private:
   models::Model& model_;
   std::vector<Trained> trained_;
   Arrays changes_, means_, squares_;  // of each matrix's scales, then its biases
-  int steps_ = 0;
+  Arrays gradients_;                  // sums over the windows since the last step
+  int added_ = 0, steps_ = 0;
 };
 
 }  // namespace
@@ -178,29 +195,27 @@ Distillation distill(Encoder& encoder, const Plan& plan, quantize::Search search
   Student student(model, trained_modules(model, plan, options.widest));
   if (student.empty()) return result;
   Arrays best = student.changes();
-  int failures = 0;  // epochs that made it no better, one after another
   const int total = options.epochs * static_cast<int>(windows.size());
+  int seen = 0;
   for (int epoch = 0; epoch < options.epochs; ++epoch) {
     for (std::size_t w = 0; w < windows.size(); ++w) {
       throw_if_interrupted();
+      student.add(windows[w], teacher.logits(w));
+      ++seen;
+      if (progress) progress(seen, total);
+      if ((w + 1) % kStepWindows != 0 && w + 1 < windows.size()) continue;
       // A warm first tenth, then half a cosine.
-      const double at = (result.steps + 0.5) / total;
+      const double at = static_cast<double>(seen) / total;
       const double rate = options.learning_rate * std::min(1.0, 10 * at) * 0.5 *
                           (1 + std::cos(std::numbers::pi * at));
-      student.step(windows[w], teacher.logits(w), static_cast<float>(rate));
+      student.step(static_cast<float>(rate));
       ++result.steps;
-      if (progress) progress(result.steps, total);
     }
-    student.place(student.changes());
     const double now = held_out();
     log_debug("distillation: {:.5f} nats after {} steps", now, result.steps);
-    if (now < result.after) {
-      result.after = now;
-      best = student.changes();
-      failures = 0;
-    } else if (++failures == kPatience) {
-      break;
-    }
+    if (now >= result.after) continue;  // a slower step may still be one ahead
+    result.after = now;
+    best = student.changes();
   }
   student.set_changes(best);
   student.place(best);

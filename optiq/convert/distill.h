@@ -19,9 +19,10 @@ struct Distillation {
 };
 
 /// Trains the scales and biases of the plan's affine matrices, their codes as they are,
-/// to lessen the mean KL(original || quantized) over the windows: Adam, a window a step.
+/// to lessen the mean KL(original || quantized) over the windows: Adam, four windows a
+/// step.
 /// `held_out()` measures the model as it is after each epoch: the best state is what the
-/// encoder keeps, and two epochs without a better one end the training. Experts and
+/// encoder keeps. Experts and
 /// the lookup in an embedding are taken as constants.
 ///
 /// Leaves    the model under the plan

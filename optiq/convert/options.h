@@ -27,6 +27,13 @@ enum class Protection { kAuto, kOn, kOff };
 
 enum class ReferenceChoice { kAuto, kBf16, kUniform4Bit };
 
+/// How divergences are measured.
+///   kExact     each matrix alone at each width, by forward calls
+///   kGradient  one pass back through the model, and one measurement a layer
+///              (sensitivity/gradient_costs.h)
+///   kAuto      exact for small models, where it takes a minute or two
+enum class Measuring { kAuto, kExact, kGradient };
+
 struct Options {
   std::filesystem::path model;   // a directory in Hugging Face form
   std::string model_name;        // as the user wrote it; goes into the metadata
@@ -38,6 +45,7 @@ struct Options {
   int group_size = 64;
   QuantMode mode = QuantMode::kAffine;
   Method method = Method::kOptiq;
+  Measuring measuring = Measuring::kAuto;
   Protection protection = Protection::kAuto;
   ReferenceChoice reference = ReferenceChoice::kAuto;
 

@@ -68,6 +68,10 @@ struct LinearModule {
 /// Called with each linear module and its input [T, K] while a forward call is built.
 using InputObserver = std::function<void(const LinearModule&, const mx::array&)>;
 
+/// Called with each linear module of a layer and its product; what it returns takes the
+/// product's place. Experts are passed over.
+using OutputHook = std::function<mx::array(const LinearModule&, const mx::array&)>;
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -115,6 +119,7 @@ class Model {
   virtual mx::array hidden(const mx::array& ids, const Batch& batch);
 
   void observe_inputs(InputObserver observer) { observer_ = std::move(observer); }
+  void change_outputs(OutputHook hook) { output_hook_ = std::move(hook); }
 
   /// The adapters that calls may name.
   Mounts& mounts() { return mounts_; }
@@ -122,6 +127,7 @@ class Model {
 
  protected:
   InputObserver observer_;
+  OutputHook output_hook_;
 
  private:
   Mounts mounts_;

@@ -14,17 +14,6 @@ double mean_of_first(const std::vector<double>& values, std::size_t n) {
   return sum / static_cast<double>(n);
 }
 
-double squared_norm(const kernels::LinearWeight& w,
-                    const std::vector<float>& importance) {
-  double sum = 0;
-  quantize::for_each_row_block(w, [&](int, std::span<const float> values) {
-    for (std::size_t i = 0; i < values.size(); ++i)
-      sum += static_cast<double>(values[i]) * values[i] *
-             (importance.empty() ? 1.0 : importance[i % importance.size()]);
-  });
-  return sum;
-}
-
 // One layer at every format; its weight is restored at the end.
 LayerSensitivity measure_layer(models::LinearModule& module, DivergenceMeter& meter,
                                const InputStatistics& statistics,
@@ -83,6 +72,17 @@ LayerSensitivity measure_layer(models::LinearModule& module, DivergenceMeter& me
 }
 
 }  // namespace
+
+double squared_norm(const kernels::LinearWeight& w,
+                    const std::vector<float>& importance) {
+  double sum = 0;
+  quantize::for_each_row_block(w, [&](int, std::span<const float> values) {
+    for (std::size_t i = 0; i < values.size(); ++i)
+      sum += static_cast<double>(values[i]) * values[i] *
+             (importance.empty() ? 1.0 : importance[i % importance.size()]);
+  });
+  return sum;
+}
 
 std::size_t anchor_format(const std::vector<QuantSpec>& formats) {
   for (std::size_t f = 0; f < formats.size(); ++f)

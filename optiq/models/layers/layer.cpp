@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "mlx/ops.h"
+#include "optiq/kernels/elementwise/elementwise_primitive.h"
 #include "optiq/kernels/glu/glu_primitive.h"
 
 namespace optiq::models {
@@ -55,6 +56,11 @@ mx::array LayerCall::linear(const LinearModule& module, const mx::array& x,
                             const std::optional<mx::array>& residual) const {
   if (observer) observer(module, x);
   const auto activation = batch.activation;
+  if (output_hook) {
+    const mx::array y = output_hook(
+        module, kernels::linear(x, module.weight, {activation, std::nullopt}));
+    return residual ? kernels::scaled_sum(y, residual, 1) : y;
+  }
   if (!is_adapted(module))
     return kernels::linear(x, module.weight, {activation, residual});
   const mx::array y = kernels::linear(x, module.weight, {activation, std::nullopt});
@@ -73,6 +79,7 @@ std::vector<mx::array> LayerCall::linears(
   std::vector<mx::array*> places;
   auto y = products.begin();
   for (const LinearModule* module : modules) {
+    if (output_hook) *y = output_hook(*module, *y);
     if (is_adapted(*module)) {
       changes.push_back(change(*module, *y, std::nullopt));
       places.push_back(&*y);
@@ -89,7 +96,7 @@ std::vector<mx::array> LayerCall::packed(const LinearModule& module,
                                          const std::vector<int>& rows,
                                          const mx::array& x) const {
   int begin = 0;
-  if (is_adapted(module)) {
+  if (output_hook || is_adapted(module)) {
     const mx::array y = linear(module, x, std::nullopt);
     std::vector<mx::array> parts;
     for (const int n : rows) {
@@ -111,7 +118,7 @@ mx::array LayerCall::glu(const LinearModule& gate,
                          const std::optional<LinearModule>& up, kernels::GluGate f,
                          const mx::array& x) const {
   const int N = gate.weight.output_dim() / (up ? 1 : 2);
-  if (is_adapted(gate) || (up && is_adapted(*up))) {
+  if (output_hook || is_adapted(gate) || (up && is_adapted(*up))) {
     const auto halves = up ? linears({&gate, &*up}, x) : packed(gate, {N, N}, x);
     return kernels::glu_product(halves[0], halves[1], f);
   }

@@ -14,6 +14,7 @@ struct LayerCall {
   int index;  // of the layer, counted in the model
   const Batch& batch;
   const InputObserver& observer;
+  const OutputHook& output_hook;
 
   /// x W^T + bias + residual. Shapes  x [T, K]; residual [T, N] -> [T, N]
   mx::array linear(const LinearModule& module, const mx::array& x,

@@ -1,0 +1,38 @@
+// What each matrix would cost at each format, from one pass forward and one back.
+#pragma once
+#include "optiq/sensitivity/measure.h"
+
+namespace optiq::sensitivity {
+
+struct GradientCostOptions {
+  std::vector<QuantSpec> formats;  // by rising bits
+  quantize::Search search = quantize::Search::kSearch;
+  int probe_windows = 0;   // on which each layer is measured as a whole; 0: all
+  std::uint64_t seed = 0;  // of the tokens that the model draws
+  std::function<void(std::size_t done, std::size_t total)> on_layer;
+};
+
+/// Estimates of KL(reference || model with one matrix alone at one format), to second
+/// order. For tokens y drawn from what the model says itself, the divergence of small
+/// changes dy of a matrix's products is
+///
+///     E (sum_n g_n dy_n)^2 / 2,   g = the gradient of log p(y) by the products,
+///
+/// the Fisher information along dy; tokens are taken to be independent. What higher
+/// orders and the dependence add is left to one measurement a layer: with all of its
+/// matrices in the anchor format, and its costs scaled so that their sum is what was
+/// measured. Experts get their layer's mean cost for an error of their size.
+///
+/// Requires  a meter at its start, made of `windows`, the model's weights being the
+/// reference's. Throws    as measure().
+/// Cost      forward and back over the windows once, a product of each matrix for each
+///           format, and about L / 2 forward calls over the probes' windows: independent
+///           of the number of matrices in a layer. Holds each layer's inputs.
+/// Source    docs/decisions/sensitivity.md; the Fisher form of the divergence: Amari and
+///           Nagaoka 2000, section 2.2; drawn labels: Kunstner et al. 2019.
+Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
+                             const std::vector<std::vector<int>>& windows,
+                             const InputStatistics& statistics,
+                             const GradientCostOptions& options);
+
+}  // namespace optiq::sensitivity
