@@ -78,6 +78,8 @@ TEST_F(Cli, ConvertGoesOnWhereAKilledRunStoodAndCleansUpBehindIt) {
                                               "32",
                                               "--skip-baselines",
                                               "--no-refine",
+                                              "--measure",
+                                              "exact",
                                               "-q"};
   const fs::path saved = file("deep/.out.sensitivity.json");
   const pid_t child = start(arguments);

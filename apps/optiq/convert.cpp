@@ -231,21 +231,23 @@ Run add_convert(CLI::App& app) {
                    "errors: with method optiq it is the default");
   app.add_flag("--no-compensate", flags->no_compensate, "Choose each code for itself")
       ->excludes(compensate);
-  app.add_option("--distill", o.distill_epochs,
-                 "Train scales and biases for what the model says, in N passes over the "
-                 "calibration at most")
+  app.add_option(
+         "--distill", o.distill_epochs,
+         "Train scales and biases for what the model says, in N passes over the "
+         "calibration at most")
       ->type_name("N")
       ->capture_default_str()
       ->check(CLI::Range(0, 1000));
   app.add_option("--measure", o.measuring,
                  "How much each matrix loses at each width: exact, by forward calls; "
-                 "gradient, by one pass back; auto, exact for small models")
+                 "gradient, by one pass back; auto, gradient where the model fits the "
+                 "memory")
       ->transform(CLI::CheckedTransformer(
-          std::map<std::string, convert::Measuring>{
-              {"auto", convert::Measuring::kAuto},
-              {"exact", convert::Measuring::kExact},
-              {"gradient", convert::Measuring::kGradient}},
-          CLI::ignore_case)
+                      std::map<std::string, convert::Measuring>{
+                          {"auto", convert::Measuring::kAuto},
+                          {"exact", convert::Measuring::kExact},
+                          {"gradient", convert::Measuring::kGradient}},
+                      CLI::ignore_case)
                       .description(""))
       ->type_name("auto|exact|gradient")
       ->default_str("auto");

@@ -26,8 +26,6 @@ using sensitivity::DivergenceMeter;
 using sensitivity::Sensitivities;
 
 constexpr int kRefineRounds = 2;
-// Parameters up to which each matrix is measured at each width by itself.
-constexpr std::int64_t kSmallModel = 100'000'000;
 // Of layers' inputs that gradients hold.
 constexpr std::int64_t kInputBytes = 1LL << 30;
 // What tells an earlier result, which is replaced, from any other model, which is not.
@@ -56,7 +54,8 @@ struct Memory {
   }
 };
 
-bool by_gradients(const Options& options, const Session& session) {
+// `resumes`: an interrupted run has measured matrices one by one.
+bool by_gradients(const Options& options, const Session& session, bool resumes) {
   if (session.reference() == sensitivity::Reference::kUniform4Bit) {
     if (options.measuring == Measuring::kGradient)
       throw std::invalid_argument(
@@ -64,7 +63,7 @@ bool by_gradients(const Options& options, const Session& session) {
     return false;
   }
   return options.measuring == Measuring::kGradient ||
-         (options.measuring == Measuring::kAuto && session.params() > kSmallModel);
+         (options.measuring == Measuring::kAuto && !resumes);
 }
 
 // As many windows as their inputs of all layers may take memory.
@@ -221,7 +220,9 @@ Result convert(const Options& options) {
   const std::vector<Matrix>& matrices = encoder.matrices();
 
   SavedLayers saved(output.target(), session.identity(formats, options.rounding));
-  if (measures && !options.sensitivity_file && by_gradients(options, session)) {
+  auto known = options.resume ? saved.load() : decltype(saved.load()){};
+  if (measures && !options.sensitivity_file &&
+      by_gradients(options, session, !known.empty())) {
     sensitivity::GradientCostOptions costs;
     costs.formats = formats;
     costs.search = options.rounding;
@@ -241,7 +242,7 @@ Result convert(const Options& options) {
     measure.search = options.rounding;
     measure.anchor_windows = anchor_windows(meter->n_windows());
     measure.ratio_windows = ratio_windows(meter->n_windows());
-    if (options.resume) measure.known = saved.load();
+    measure.known = std::move(known);
     if (session.reference() == sensitivity::Reference::kUniform4Bit) {
       encoder.apply(uniform_plan(matrices, {QuantMode::kAffine, 4, 64}),
                     quantize::Search::kMlx);

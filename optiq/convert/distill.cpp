@@ -33,7 +33,8 @@ class Teacher {
       : head_(model.reference_head()) {
     for (const auto& window : windows) {
       throw_if_interrupted();
-      const auto batch = models::uncached_batch({static_cast<int>(window.size())}, kExact);
+      const auto batch =
+          models::uncached_batch({static_cast<int>(window.size())}, kExact);
       mx::array hidden = model.hidden(ids_of(window), batch);
       mx::eval(hidden);
       hidden_.push_back(std::move(hidden));
@@ -66,7 +67,8 @@ struct Trained {
   }
 };
 
-std::vector<Trained> trained_modules(models::Model& model, const Plan& plan, int widest) {
+std::vector<Trained> trained_modules(models::Model& model, const Plan& plan,
+                                     int widest) {
   std::vector<Trained> all;
   for (models::LinearModule* module : model.linears()) {
     const kernels::LinearWeight& w = module->weight;
@@ -127,7 +129,8 @@ class Student {
     // Rows of the embedding as they are now; they are not followed back.
     const mx::array x0 = model_.embed(ids_of(window));
     mx::eval(x0);
-    const auto batch = models::uncached_batch({static_cast<int>(window.size())}, kExact);
+    const auto batch =
+        models::uncached_batch({static_cast<int>(window.size())}, kExact);
     const auto loss = [&](const Arrays& changes) {
       for (std::size_t i = 0; i < trained_.size(); ++i)
         trained_[i].place(trained_[i].scales(changes[2 * i]),

@@ -8,9 +8,9 @@
 namespace optiq::convert {
 
 struct DistillOptions {
-  int epochs = 4;               // over the windows
+  int epochs = 4;                 // over the windows
   double learning_rate = 1.5e-3;  // of a scale in parts of it, of a bias in steps
-  int widest = 6;               // bits; wider codes lose more in the rounding of scales
+  int widest = 6;  // bits; wider codes lose more in the rounding of scales
 };
 
 struct Distillation {
@@ -21,9 +21,8 @@ struct Distillation {
 /// Trains the scales and biases of the plan's affine matrices, their codes as they are,
 /// to lessen the mean KL(original || quantized) over the windows: Adam, four windows a
 /// step.
-/// `held_out()` measures the model as it is after each epoch: the best state is what the
-/// encoder keeps. Experts and
-/// the lookup in an embedding are taken as constants.
+/// `held_out()` measures the model as it is after each epoch: the best state is what
+/// the encoder keeps. Experts and the lookup in an embedding are taken as constants.
 ///
 /// Leaves    the model under the plan
 /// Cost      an epoch is some five forward calls over the windows; holds the original's

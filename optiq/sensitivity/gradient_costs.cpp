@@ -25,8 +25,8 @@ constexpr int kHeadRows = 128;  // rows of logits at a time
 struct Trip {
   mx::array ids;
   models::Batch batch;
-  Arrays inputs;           // of each layer, then of the head
-  mx::array back{0.0f};    // gradient by the input of what came last
+  Arrays inputs;         // of each layer, then of the head
+  mx::array back{0.0f};  // gradient by the input of what came last
 };
 
 // Inputs and gradients of one matrix's products, a window each.
@@ -105,7 +105,8 @@ class Trips {
  private:
   void back_through(int i, Trip& trip, SeenByPath& seen) {
     const mx::array x = trip.inputs[static_cast<std::size_t>(i)];
-    // Zeros are added to every product: the gradients by them are those by the products.
+    // Zeros are added to every product: the gradients by them are those by the
+    // products.
     std::vector<const LinearModule*> modules;
     Arrays primals{x};
     model_.change_outputs([&](const LinearModule& module, const mx::array& y) {
@@ -181,8 +182,8 @@ double cost_in_head(models::Model& model, const std::vector<Trip>& trips,
     throw_if_interrupted();
     const mx::array& x = trip.inputs.back();
     for (int begin = 0; begin < x.shape(0); begin += kHeadRows) {
-      const mx::array rows =
-          mx::slice(x, {begin, 0}, {std::min(begin + kHeadRows, x.shape(0)), x.shape(1)});
+      const mx::array rows = mx::slice(
+          x, {begin, 0}, {std::min(begin + kHeadRows, x.shape(0)), x.shape(1)});
       const mx::array p =
           mx::softmax(model.head(rows, kExact), std::vector<int>{-1}, true);
       const mx::array d = mx::matmul(model.final_norm(rows), mx::transpose(change));
@@ -206,7 +207,8 @@ double cost_of_lookup(const std::vector<Trip>& trips, const mx::array& change) {
 
 // One matrix at every format: bytes and errors, and what `cost` says of the change.
 template <class Cost>
-LayerSensitivity at_formats(const LinearModule& module, const InputStatistics& statistics,
+LayerSensitivity at_formats(const LinearModule& module,
+                            const InputStatistics& statistics,
                             const GradientCostOptions& options, Cost&& cost) {
   const kernels::LinearWeight& w = module.weight;
   const int N = w.output_dim(), K = w.input_dim();
@@ -217,7 +219,8 @@ LayerSensitivity at_formats(const LinearModule& module, const InputStatistics& s
   for (const QuantSpec& spec : options.formats) {
     throw_if_interrupted();
     if (!quantize::fits(spec, K)) continue;
-    quantize::EncodedTensor tensor = quantize::encode(w, spec, importance, options.search);
+    quantize::EncodedTensor tensor =
+        quantize::encode(w, spec, importance, options.search);
     FormatCost at{spec, tensor.bytes(), 0, 0, tensor.error / norm};
     at.kl = cost(quantize::as_linear_weight(std::move(tensor), w.bias));
     layer.formats.push_back(at);
@@ -268,7 +271,8 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
   const LinearModule& output = model.output();
 
   std::map<int, std::vector<LinearModule*>> by_layer;
-  for (LinearModule* module : model.linears()) by_layer[module->layer].push_back(module);
+  for (LinearModule* module : model.linears())
+    by_layer[module->layer].push_back(module);
   std::map<std::string, LayerSensitivity> costs;
   std::set<std::string> reached;
   std::size_t done = 0;
@@ -278,12 +282,11 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
   };
   if (output.layer == n_layers) {
     reached.insert(output.path);
-    costs.emplace(output.path,
-                  at_formats(output, statistics, options, [&](const auto& coded) {
-                    return cost_in_head(model, trips.all(),
-                                        change_of(output.weight, coded)) /
-                           tokens;
-                  }));
+    costs.emplace(
+        output.path, at_formats(output, statistics, options, [&](const auto& coded) {
+          return cost_in_head(model, trips.all(), change_of(output.weight, coded)) /
+                 tokens;
+        }));
   }
   for (int i = n_layers - 1; i >= 0; --i) {
     const SeenByPath seen = trips.back_through(i);
@@ -304,14 +307,15 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
     const bool is_table = module->weight.input_dim() == model.config().hidden_size &&
                           module->weight.output_dim() == model.config().vocab_size;
     if (is_table) reached.insert(module->path);
-    costs.emplace(
-        module->path, at_formats(*module, statistics, options, [&](const auto& coded) {
-          if (!is_table) return 0.0;
-          const mx::array change = change_of(module->weight, coded);
-          double sum = cost_of_lookup(trips.all(), change);
-          if (module == &output) sum += cost_in_head(model, trips.all(), change);
-          return sum / tokens;
-        }));
+    costs.emplace(module->path,
+                  at_formats(*module, statistics, options, [&](const auto& coded) {
+                    if (!is_table) return 0.0;
+                    const mx::array change = change_of(module->weight, coded);
+                    double sum = cost_of_lookup(trips.all(), change);
+                    if (module == &output)
+                      sum += cost_in_head(model, trips.all(), change);
+                    return sum / tokens;
+                  }));
   }
 
   Sensitivities result;
@@ -319,7 +323,8 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
   result.tokens = trips.tokens();
   for (int i = LinearModule::kEmbedding; i <= n_layers; ++i) {
     std::vector<LayerSensitivity*> layers;
-    for (const LinearModule* module : by_layer[i]) layers.push_back(&costs.at(module->path));
+    for (const LinearModule* module : by_layer[i])
+      layers.push_back(&costs.at(module->path));
     if (layers.empty()) continue;
     fill_unreached(layers, reached);
     meter.advance_to(i);

@@ -26,9 +26,11 @@ struct GradientCostOptions {
 /// Requires  a meter at its start, made of `windows`, the model's weights being the
 /// reference's. Throws    as measure().
 /// Cost      forward and back over the windows once, a product of each matrix for each
-///           format, and about L / 2 forward calls over the probes' windows: independent
-///           of the number of matrices in a layer. Holds each layer's inputs.
-/// Source    docs/decisions/sensitivity.md; the Fisher form of the divergence: Amari and
+///           format, and about L / 2 forward calls over the probes' windows:
+///           independent of the number of matrices in a layer. Holds each layer's
+///           inputs.
+/// Source    docs/decisions/sensitivity.md; the Fisher form of the divergence: Amari
+/// and
 ///           Nagaoka 2000, section 2.2; drawn labels: Kunstner et al. 2019.
 Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
                              const std::vector<std::vector<int>>& windows,

@@ -49,7 +49,8 @@ Sensitivities measure(models::Model& model, DivergenceMeter& meter,
                       const InputStatistics& statistics, const MeasureOptions& options);
 
 /// sum importance_k w_nk^2; importance [K], or empty: all 1.
-double squared_norm(const kernels::LinearWeight& w, const std::vector<float>& importance);
+double squared_norm(const kernels::LinearWeight& w,
+                    const std::vector<float>& importance);
 
 /// The format that is measured on every window: 4 bits where that is a candidate, else
 /// the narrowest.

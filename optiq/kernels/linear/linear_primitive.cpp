@@ -93,14 +93,13 @@ class LinearBackward : public LinearBase {
   }
 };
 
-// The gradients of y = x W^T by the scales and the biases of W = scale code + bias: with
-// dW = dy^T x, sums of dW code and of dW over a group.
+// The gradients of y = x W^T by the scales and the biases of W = scale code + bias:
+// with dW = dy^T x, sums of dW code and of dW over a group.
 Arrays scale_gradients(const mx::array& x, const mx::array& dy, const mx::array& codes,
                        const mx::array& scales, const QuantSpec& spec) {
   const mx::array dw = mx::matmul(mx::transpose(dy), x);
-  const mx::array values =
-      dequantized({codes, mx::ones(scales.shape()), mx::zeros(scales.shape()),
-                   std::nullopt, spec});
+  const mx::array values = dequantized(
+      {codes, mx::ones(scales.shape()), mx::zeros(scales.shape()), std::nullopt, spec});
   const mx::Shape groups{scales.shape(0), scales.shape(1), spec.group_size};
   const auto by_group = [&](const mx::array& a) {
     return mx::astype(mx::sum(mx::reshape(a, groups), -1), scales.dtype());
@@ -138,10 +137,9 @@ class Linear : public LinearBase {
       const auto at = static_cast<std::size_t>(product);
       const WeightSlots& w = weights_[at];
       if (!by_scales[at])
-        by_scales[at] =
-            scale_gradients(primals[0], cotangents[at],
-                            primals[static_cast<std::size_t>(w.weight)],
-                            primals[static_cast<std::size_t>(w.scales)], w.spec);
+        by_scales[at] = scale_gradients(
+            primals[0], cotangents[at], primals[static_cast<std::size_t>(w.weight)],
+            primals[static_cast<std::size_t>(w.scales)], w.spec);
       gradients.push_back((*by_scales[at])[argnum == w.scales ? 0 : 1]);
     }
     return gradients;

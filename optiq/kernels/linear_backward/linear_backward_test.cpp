@@ -2,8 +2,8 @@
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
-#include "optiq/kernels/guarded.h"
 #include "optiq/kernels/glu/glu_primitive.h"
+#include "optiq/kernels/guarded.h"
 #include "optiq/kernels/linear/linear_primitive.h"
 #include "optiq/kernels/testing.h"
 
@@ -120,16 +120,19 @@ TEST(LinearBackward, GradientsOfThePrimitivesAreThoseOfPlainOperations) {
 // input, and the two of a gated MLP.
 TEST(LinearPrimitive, ItsGradientsByScalesAreThoseOfPlainOperations) {
   constexpr int T = 9, K = 128, N = 96;
-  const auto data = random_floats(size(T, K), 1), weights = random_floats(size(N, K), 2);
+  const auto data = random_floats(size(T, K), 1),
+             weights = random_floats(size(N, K), 2);
   const mx::array x(data.data(), {T, K}), w(weights.data(), {N, K});
   const auto parts = mx::quantize(w * 0.1f, 64, 4);
   const auto weight = [&](const std::vector<mx::array>& in) {
-    return LinearWeight{parts[0], in[1], in[2], std::nullopt, {QuantMode::kAffine, 4, 64}};
+    return LinearWeight{
+        parts[0], in[1], in[2], std::nullopt, {QuantMode::kAffine, 4, 64}};
   };
   // W = scale code + bias.
-  const mx::array codes = mx::round((mx::dequantize(parts[0], parts[1], parts[2], 64, 4) -
-                                     mx::repeat(parts[2], 64, 1)) /
-                                    mx::repeat(parts[1], 64, 1));
+  const mx::array codes =
+      mx::round((mx::dequantize(parts[0], parts[1], parts[2], 64, 4) -
+                 mx::repeat(parts[2], 64, 1)) /
+                mx::repeat(parts[1], 64, 1));
   const auto matrix = [&](const std::vector<mx::array>& in) {
     return mx::transpose(codes * mx::repeat(in[1], 64, 1) + mx::repeat(in[2], 64, 1));
   };

@@ -11,7 +11,8 @@ mx::array exact_linear(const LinearModule& module, const mx::array& x,
                        const LayerCall& call) {
   Batch batch = call.batch;
   batch.activation = kernels::Activation::kExact;
-  return LayerCall{call.index, batch, call.observer, call.output_hook}.linear(module, x, std::nullopt);
+  return LayerCall{call.index, batch, call.observer, call.output_hook}.linear(
+      module, x, std::nullopt);
 }
 
 }  // namespace

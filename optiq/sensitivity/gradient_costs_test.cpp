@@ -1,0 +1,91 @@
+#include "optiq/sensitivity/gradient_costs.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "optiq/models/registry.h"
+
+namespace optiq::sensitivity {
+namespace {
+
+std::vector<std::vector<int>> windows(int n, int length) {
+  std::vector<std::vector<int>> all(static_cast<std::size_t>(n));
+  unsigned state = 17;
+  for (auto& window : all)
+    for (int i = 0; i < length; ++i)
+      window.push_back(static_cast<int>((state = state * 1664525 + 1013904223) >> 23));
+  return all;
+}
+
+std::vector<QuantSpec> formats() {
+  return {{QuantMode::kAffine, 5, 32}, {QuantMode::kAffine, 8, 32}};
+}
+
+// The correlation of the logarithms of both costs at a format.
+double agreement(const Sensitivities& a, const Sensitivities& b, std::size_t format) {
+  std::vector<double> x, y;
+  for (std::size_t i = 0; i < a.layers.size(); ++i) {
+    x.push_back(std::log(a.layers[i].formats[format].kl));
+    y.push_back(std::log(b.layers[i].formats[format].kl));
+  }
+  const auto n = static_cast<double>(x.size());
+  double mx = 0, my = 0, xx = 0, yy = 0, xy = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    mx += x[i] / n;
+    my += y[i] / n;
+  }
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    xx += (x[i] - mx) * (x[i] - mx);
+    yy += (y[i] - my) * (y[i] - my);
+    xy += (x[i] - mx) * (y[i] - my);
+  }
+  return xy / std::sqrt(xx * yy);
+}
+
+// One of each kind of layer: gated delta nets, Gemma's, packed matrices, experts.
+TEST(GradientCosts, OrderMatricesAsMeasuringEachOfThemDoes) {
+  for (const char* name : {"qwen3_5_text", "gemma4_text", "phi3_longrope", "qwen3_moe",
+                           "qwen3_5_moe_vlm"}) {
+    SCOPED_TRACE(name);
+    const auto model = models::load(std::filesystem::path(OPTIQ_SOURCE_DIR) /
+                                    "tests/data/golden" / name);
+    const auto text = windows(8, 40);
+    InputStatistics statistics;
+    DivergenceMeter meter(*model, text, {}, &statistics);
+    MeasureOptions exactly;
+    exactly.formats = formats();
+    const Sensitivities exact = measure(*model, meter, statistics, exactly);
+    meter.restart();
+    GradientCostOptions options;
+    options.formats = formats();
+    std::size_t done = 0, total = 0;
+    options.on_layer = [&](std::size_t d, std::size_t t) {
+      EXPECT_EQ(d, done + 1);
+      done = d;
+      total = t;
+    };
+    const Sensitivities costs =
+        gradient_costs(*model, meter, text, statistics, options);
+    EXPECT_EQ(done, total);
+    ASSERT_EQ(costs.layers.size(), exact.layers.size());
+    for (std::size_t i = 0; i < costs.layers.size(); ++i) {
+      const LayerSensitivity &ours = costs.layers[i], &theirs = exact.layers[i];
+      EXPECT_EQ(ours.name, theirs.name);
+      ASSERT_EQ(ours.formats.size(), theirs.formats.size());
+      for (std::size_t f = 0; f < ours.formats.size(); ++f) {
+        EXPECT_EQ(ours.formats[f].bytes, theirs.formats[f].bytes);
+        EXPECT_DOUBLE_EQ(ours.formats[f].weight_error, theirs.formats[f].weight_error);
+        EXPECT_GT(ours.formats[f].kl, 0) << ours.name;
+      }
+      EXPECT_GT(ours.formats[0].kl, ours.formats[1].kl) << ours.name;
+    }
+    EXPECT_GT(agreement(costs, exact, 0), 0.8);
+    EXPECT_GT(agreement(costs, exact, 1), 0.8);
+    meter.restart();
+    EXPECT_LT(meter.measure().mean, 1e-9);
+  }
+}
+
+}  // namespace
+}  // namespace optiq::sensitivity
