@@ -9,7 +9,7 @@ from conftest import ROOT
 from mlx_lm_logits import logits
 
 
-@pytest.mark.parametrize("shape", ["small", "small-hybrid"])
+@pytest.mark.parametrize("shape", ["small", "small-hybrid", "small-moe"])
 @pytest.mark.parametrize("bits", [0, 3, 4, 8])
 def test_random_weights_give_finite_logits(shape, bits, tmp_path):
     directory = tmp_path / "model"
