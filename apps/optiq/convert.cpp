@@ -22,6 +22,7 @@ struct Flags {
   std::string protection = "auto";
   std::string rounding = "search";
   std::string sensitivity;
+  std::string measure = "auto";
   bool compensate = false;
   bool no_compensate = false;
   bool no_refine = false;
@@ -159,6 +160,11 @@ void run_convert(Flags flags, Context& context) {
                                   {{"auto", convert::Protection::kAuto},
                                    {"on", convert::Protection::kOn},
                                    {"off", convert::Protection::kOff}});
+  options.measuring =
+      choice<convert::Measuring>("--measure", flags.measure,
+                                 {{"auto", convert::Measuring::kAuto},
+                                  {"exact", convert::Measuring::kExact},
+                                  {"gradient", convert::Measuring::kGradient}});
   if (flags.compensate || flags.no_compensate) options.compensate = flags.compensate;
   options.rounding = choice<quantize::Search>(
       "--rounding", flags.rounding,
@@ -238,19 +244,11 @@ Run add_convert(CLI::App& app) {
       ->type_name("N")
       ->capture_default_str()
       ->check(CLI::Range(0, 1000));
-  app.add_option("--measure", o.measuring,
+  app.add_option("--measure", flags->measure,
                  "How much each matrix loses at each width: exact, by forward calls; "
                  "gradient, by one pass back; auto, gradient where the model fits the "
                  "memory")
-      ->transform(CLI::CheckedTransformer(
-                      std::map<std::string, convert::Measuring>{
-                          {"auto", convert::Measuring::kAuto},
-                          {"exact", convert::Measuring::kExact},
-                          {"gradient", convert::Measuring::kGradient}},
-                      CLI::ignore_case)
-                      .description(""))
-      ->type_name("auto|exact|gradient")
-      ->default_str("auto");
+      ->capture_default_str();
   app.add_option("--sensitivity", flags->sensitivity,
                  "An earlier run's optiq/sensitivity.json, instead of measuring")
       ->type_name("FILE");

@@ -26,8 +26,6 @@ using sensitivity::DivergenceMeter;
 using sensitivity::Sensitivities;
 
 constexpr int kRefineRounds = 2;
-// Of layers' inputs that gradients hold.
-constexpr std::int64_t kInputBytes = 1LL << 30;
 // What tells an earlier result, which is replaced, from any other model, which is not.
 constexpr const char* kResultMarker = "optiq/metadata.json";
 
@@ -64,20 +62,6 @@ bool by_gradients(const Options& options, const Session& session, bool resumes) 
   }
   return options.measuring == Measuring::kGradient ||
          (options.measuring == Measuring::kAuto && !resumes);
-}
-
-// As many windows as their inputs of all layers may take memory.
-std::vector<std::vector<int>> windows_within(
-    const std::vector<std::vector<int>>& windows, const models::Model& model) {
-  std::vector<std::vector<int>> taken;
-  std::int64_t bytes = 0;
-  for (const auto& window : windows) {
-    bytes += std::ssize(window) * (model.n_layers() + 1) *
-             std::int64_t{model.config().hidden_size} * 4;
-    if (!taken.empty() && bytes > kInputBytes) break;
-    taken.push_back(window);
-  }
-  return taken;
 }
 
 std::vector<QuantSpec> candidate_formats(const Options& options) {
@@ -232,10 +216,9 @@ Result convert(const Options& options) {
       progress("sensitivity", static_cast<std::int64_t>(done),
                static_cast<std::int64_t>(total));
     };
-    sensitivities = sensitivity::gradient_costs(
-        session.model(), *meter,
-        windows_within(session.calibration().windows, session.model()),
-        encoder.statistics(), costs);
+    sensitivities = sensitivity::gradient_costs(session.model(), *meter,
+                                                session.calibration().windows,
+                                                encoder.statistics(), costs);
   } else if (measures && !options.sensitivity_file) {
     sensitivity::MeasureOptions measure;
     measure.formats = formats;

@@ -61,11 +61,13 @@ class Convert : public ::testing::Test {
 };
 
 // Logits of a few tokens, in float32.
-mx::array logits_of(const fs::path& directory) {
+mx::array logits_of(const fs::path& directory,
+                    const std::vector<int>& tokens = {5, 77, 1234, 8000, 42}) {
   const auto model = models::load(directory);
   const auto exact = kernels::Activation::kExact;
-  const mx::array ids({5, 77, 1234, 8000, 42});
-  return model->head(model->hidden(ids, models::uncached_batch({5}, exact)), exact);
+  const int n = static_cast<int>(tokens.size());
+  const mx::array ids(tokens.data(), {n}, mx::int32);
+  return model->head(model->hidden(ids, models::uncached_batch({n}, exact)), exact);
 }
 
 TEST_F(Convert, TheMeasuredModelIsWithinItsBudgetAndReadsBackAsPlanned) {
@@ -105,16 +107,6 @@ fs::path fixture_with_tokenizer(const std::string& name, const fs::path& work) {
   return directory;
 }
 
-mx::array logits_of_fixture(const fs::path& directory) {
-  const auto model = models::load(directory);
-  const auto exact = kernels::Activation::kExact;
-  std::vector<int> ids;
-  for (int i = 0; i < 40; ++i) ids.push_back(7 + i * 37 % 500);
-  return model->head(model->hidden(mx::array(ids.data(), {40}, mx::int32),
-                                   models::uncached_batch({40}, exact)),
-                     exact);
-}
-
 TEST_F(Convert, EveryFamilyIsMeasuredWrittenAndReadBack) {
   for (const char* name : {"gemma3_text", "gemma4_text", "mistral", "phi3_longrope",
                            "qwen3_moe", "qwen3_5_moe_vlm"}) {
@@ -131,8 +123,10 @@ TEST_F(Convert, EveryFamilyIsMeasuredWrittenAndReadBack) {
     for (const InspectedLayer& layer : inspection.layers)
       EXPECT_TRUE(layer.sensitivity.has_value()) << layer.name;
     // At seven bits, random weights keep nine tenths of what the logits say.
-    const mx::array original = logits_of_fixture(o.model);
-    const mx::array difference = logits_of_fixture(o.output) - original;
+    std::vector<int> ids;
+    for (int i = 0; i < 40; ++i) ids.push_back(7 + i * 37 % 500);
+    const mx::array original = logits_of(o.model, ids);
+    const mx::array difference = logits_of(o.output, ids) - original;
     EXPECT_LT(mx::mean(mx::square(difference)).item<float>(),
               0.1f * mx::mean(mx::square(original)).item<float>());
   }

@@ -17,6 +17,7 @@ namespace mx = mlx::core;
 using Arrays = std::vector<mx::array>;
 
 constexpr auto kExact = kernels::Activation::kExact;
+
 // Windows whose gradients make one step.
 constexpr int kStepWindows = 4;
 
@@ -105,11 +106,8 @@ class Student {
       }
   }
 
-  ~Student() { place(changes_); }
-
   bool empty() const { return trained_.empty(); }
   const Arrays& changes() const { return changes_; }
-  void set_changes(Arrays changes) { changes_ = std::move(changes); }
   const std::vector<Trained>& trained() const { return trained_; }
 
   // Gives the model the scales and biases of these changes, evaluated.
@@ -184,19 +182,17 @@ class Student {
 
 }  // namespace
 
-Distillation distill(Encoder& encoder, const Plan& plan, quantize::Search search,
-                     const std::vector<std::vector<int>>& windows,
-                     const std::function<double()>& held_out,
-                     const DistillOptions& options,
-                     const std::function<void(int done, int total)>& progress) {
+void distill(Encoder& encoder, const Plan& plan, quantize::Search search,
+             const std::vector<std::vector<int>>& windows,
+             const std::function<double()>& held_out, const DistillOptions& options,
+             const std::function<void(int done, int total)>& progress) {
   models::Model& model = encoder.model();
   encoder.restore();
   const Teacher teacher(model, windows);
   encoder.apply(plan, search);
-  Distillation result;
-  result.before = result.after = held_out();
   Student student(model, trained_modules(model, plan, options.widest));
-  if (student.empty()) return result;
+  if (student.empty()) return;
+  double least = held_out();
   Arrays best = student.changes();
   const int total = options.epochs * static_cast<int>(windows.size());
   int seen = 0;
@@ -212,19 +208,17 @@ Distillation distill(Encoder& encoder, const Plan& plan, quantize::Search search
       const double rate = options.learning_rate * std::min(1.0, 10 * at) * 0.5 *
                           (1 + std::cos(std::numbers::pi * at));
       student.step(static_cast<float>(rate));
-      ++result.steps;
     }
     const double now = held_out();
-    log_debug("distillation: {:.5f} nats after {} steps", now, result.steps);
-    if (now >= result.after) continue;  // a slower step may still be one ahead
-    result.after = now;
+    log_debug("distillation: {:.5f} nats after {} of {} passes", now, epoch + 1,
+              options.epochs);
+    if (now >= least) continue;  // a slower step may still be one ahead
+    least = now;
     best = student.changes();
   }
-  student.set_changes(best);
   student.place(best);
   for (const Trained& t : student.trained())
     encoder.keep(t.module->path, *plan.at(t.module->path), search, t.module->weight);
-  return result;
 }
 
 }  // namespace optiq::convert

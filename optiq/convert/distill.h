@@ -13,16 +13,11 @@ struct DistillOptions {
   int widest = 6;  // bits; wider codes lose more in the rounding of scales
 };
 
-struct Distillation {
-  double before = 0, after = 0;  // held-out divergence, nats
-  int steps = 0;
-};
-
 /// Trains the scales and biases of the plan's affine matrices, their codes as they are,
 /// to lessen the mean KL(original || quantized) over the windows: Adam, four windows a
-/// step.
-/// `held_out()` measures the model as it is after each epoch: the best state is what
-/// the encoder keeps. Experts and the lookup in an embedding are taken as constants.
+/// step. `held_out()` measures the model as it is, in nats, at first and after each
+/// epoch: the best state is what the encoder keeps. Experts and the lookup in an
+/// embedding are taken as constants.
 ///
 /// Leaves    the model under the plan
 /// Cost      an epoch is some five forward calls over the windows; holds the original's
@@ -30,10 +25,9 @@ struct Distillation {
 /// Threads   one.
 /// Source    the idea, and which values are trained: "Distilled weight quantization" of
 ///           mlx-lm 0.32.2 (quant/dwq.py)
-Distillation distill(Encoder& encoder, const Plan& plan, quantize::Search search,
-                     const std::vector<std::vector<int>>& windows,
-                     const std::function<double()>& held_out,
-                     const DistillOptions& options,
-                     const std::function<void(int done, int total)>& progress);
+void distill(Encoder& encoder, const Plan& plan, quantize::Search search,
+             const std::vector<std::vector<int>>& windows,
+             const std::function<double()>& held_out, const DistillOptions& options,
+             const std::function<void(int done, int total)>& progress);
 
 }  // namespace optiq::convert

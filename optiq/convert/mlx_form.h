@@ -17,9 +17,10 @@ namespace optiq::convert {
 ///
 /// Names: Qwen3.5 is written as mlx-lm's `qwen3_5` or `qwen3_5_moe` with its text model
 /// under `language_model.`, and so is the text model of a multimodal Gemma; all others
-/// keep `model.` and `lm_head`. Vision towers and the
-/// head for further tokens are left out, as mlx-lm does. Source    sanitize() of mlx-lm
-/// 0.32.2; docs/formats/checkpoint.md
+/// keep `model.` and `lm_head`. Vision towers and the head for further tokens are left
+/// out, as mlx-lm does.
+///
+/// Source    sanitize() of mlx-lm 0.32.2; docs/formats/checkpoint.md
 class MlxForm {
  public:
   explicit MlxForm(const checkpoint::Checkpoint& source);

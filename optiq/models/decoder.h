@@ -84,6 +84,11 @@ class Decoder final : public Model {
   std::vector<int> shared_layers_;  // whose keys and values others use, ascending
 };
 
+/// An attention around these two matrices, with heads, rotation, scale and window as
+/// the config has them for layer `i`; keys, values and norms are to be set.
+SelfAttention attention_frame(const checkpoint::ModelConfig& config, int i,
+                              LinearModule q, LinearModule o);
+
 /// The pieces of layer `i`, loaded from the names that all our architectures use.
 SelfAttention load_attention(const Weights& weights, int i);
 Mlp load_mlp(const Weights& weights, int i);

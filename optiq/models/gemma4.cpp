@@ -28,22 +28,15 @@ SelfAttention load_gemma4_attention(const Weights& weights, int i) {
   const auto projection = [&](const char* which, int rows) {
     return weights.linear(name + which, i, rows, c.hidden_size, c.qkv_bias);
   };
-  SelfAttention attention{
-      .q = projection("q_proj", c.n_heads * D),
-      .k = std::nullopt,
-      .v = std::nullopt,
-      .o = weights.linear(name + "o_proj", i, c.hidden_size, c.n_heads * D, c.o_bias),
-      .q_norm = weights.norm(name + "q_norm", D),
-      .k_norm = std::nullopt,
-      .v_norm = std::nullopt,
-      .rope = rope_frequencies(full ? c.rope : c.gemma.sliding_rope),
-      .eps = static_cast<float>(c.rms_norm_eps),
-      .scale = 1,
-      .n_heads = c.n_heads,
-      .n_kv_heads = kv_heads,
-      .head_dim = D,
-      .window = full ? 0 : c.sliding_window,
-      .shares_with = sharing_of(c, i)};
+  SelfAttention attention = attention_frame(
+      c, i, projection("q_proj", c.n_heads * D),
+      weights.linear(name + "o_proj", i, c.hidden_size, c.n_heads * D, c.o_bias));
+  attention.q_norm = weights.norm(name + "q_norm", D);
+  if (!full) attention.rope = rope_frequencies(c.gemma.sliding_rope);
+  attention.scale = 1;
+  attention.n_kv_heads = kv_heads;
+  attention.head_dim = D;
+  attention.shares_with = sharing_of(c, i);
   if (attention.shares_with >= 0) return attention;
   attention.k = projection("k_proj", kv_heads * D);
   if (!full || !c.gemma.attention_k_eq_v)

@@ -1,36 +1,47 @@
 // The pieces of a decoder from the names that all our architectures use.
 #include <cmath>
+#include <utility>
 
 #include "optiq/models/decoder.h"
 
 namespace optiq::models {
 
+SelfAttention attention_frame(const checkpoint::ModelConfig& c, int i, LinearModule q,
+                              LinearModule o) {
+  return {.q = std::move(q),
+          .k = std::nullopt,
+          .v = std::nullopt,
+          .o = std::move(o),
+          .q_norm = std::nullopt,
+          .k_norm = std::nullopt,
+          .v_norm = std::nullopt,
+          .rope = rope_frequencies(c.rope),
+          .eps = static_cast<float>(c.rms_norm_eps),
+          .scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
+          .n_heads = c.n_heads,
+          .n_kv_heads = c.n_kv_heads,
+          .head_dim = c.head_dim,
+          .window = c.is_sliding(i) ? c.sliding_window : 0};
+}
+
 SelfAttention load_attention(const Weights& weights, int i) {
   const auto& c = weights.config();
   const std::string name = "layers." + std::to_string(i) + ".self_attn.";
   const int q_rows = c.n_heads * c.head_dim, kv_rows = c.n_kv_heads * c.head_dim;
-  const auto norm = [&](const char* which) -> std::optional<mx::array> {
-    if (!c.qk_norm) return std::nullopt;
-    return weights.norm(name + which, c.head_dim);
+  const auto projection = [&](const char* which, int rows) {
+    return weights.linear(name + which, i, rows, c.hidden_size, c.qkv_bias);
   };
-  return {
-      .q = weights.linear(name + "q_proj", i, c.attn_output_gate ? 2 * q_rows : q_rows,
-                          c.hidden_size, c.qkv_bias),
-      .k = weights.linear(name + "k_proj", i, kv_rows, c.hidden_size, c.qkv_bias),
-      .v = weights.linear(name + "v_proj", i, kv_rows, c.hidden_size, c.qkv_bias),
-      .o = weights.linear(name + "o_proj", i, c.hidden_size, q_rows, c.o_bias),
-      .q_norm = norm("q_norm"),
-      .k_norm = norm("k_norm"),
-      .v_norm = std::nullopt,
-      .rope = rope_frequencies(c.rope),
-      .eps = static_cast<float>(c.rms_norm_eps),
-      .scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
-      .n_heads = c.n_heads,
-      .n_kv_heads = c.n_kv_heads,
-      .head_dim = c.head_dim,
-      .window = c.is_sliding(i) ? c.sliding_window : 0,
-      .gated = c.attn_output_gate,
-  };
+  SelfAttention attention = attention_frame(
+      c, i, projection("q_proj", c.attn_output_gate ? 2 * q_rows : q_rows),
+      weights.linear(name + "o_proj", i, c.hidden_size, q_rows, c.o_bias));
+  attention.k = projection("k_proj", kv_rows);
+  attention.v = projection("v_proj", kv_rows);
+  attention.gated = c.attn_output_gate;
+  if (c.qk_norm) {
+    attention.q_norm = weights.norm(name + "q_norm", c.head_dim);
+    attention.k_norm = weights.norm(name + "k_norm", c.head_dim);
+  }
+  return attention;
 }
 
 Mlp load_mlp(const Weights& weights, int i) {

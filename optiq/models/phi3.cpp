@@ -1,6 +1,4 @@
 // Phi-3: llama whose queries, keys and values are one matrix, and gate and up another.
-#include <cmath>
-
 #include "optiq/models/registry.h"
 
 namespace optiq::models {
@@ -10,21 +8,9 @@ SelfAttention load_packed_attention(const Weights& weights, int i) {
   const auto& c = weights.config();
   const std::string name = "layers." + std::to_string(i) + ".self_attn.";
   const int rows = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim;
-  return {
-      .q = weights.linear(name + "qkv_proj", i, rows, c.hidden_size),
-      .k = std::nullopt,
-      .v = std::nullopt,
-      .o = weights.linear(name + "o_proj", i, c.hidden_size, c.n_heads * c.head_dim),
-      .q_norm = std::nullopt,
-      .k_norm = std::nullopt,
-      .v_norm = std::nullopt,
-      .rope = rope_frequencies(c.rope),
-      .eps = static_cast<float>(c.rms_norm_eps),
-      .scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
-      .n_heads = c.n_heads,
-      .n_kv_heads = c.n_kv_heads,
-      .head_dim = c.head_dim,
-      .window = c.is_sliding(i) ? c.sliding_window : 0};
+  return attention_frame(
+      c, i, weights.linear(name + "qkv_proj", i, rows, c.hidden_size),
+      weights.linear(name + "o_proj", i, c.hidden_size, c.n_heads * c.head_dim));
 }
 
 Mlp load_packed_mlp(const Weights& weights, int i) {

@@ -7,6 +7,7 @@
 #include "optiq/models/registry.h"
 #include "optiq/quantize/linear_weight.h"
 #include "optiq/sensitivity/measure.h"
+#include "optiq/sensitivity/testing.h"
 
 namespace optiq::sensitivity {
 namespace {
@@ -15,15 +16,6 @@ namespace {
 std::unique_ptr<models::Model> tiny_model() {
   return models::load(std::filesystem::path(OPTIQ_SOURCE_DIR) /
                       "tests/data/golden/qwen3_5_text");
-}
-
-std::vector<std::vector<int>> windows(int n, int length) {
-  std::vector<std::vector<int>> all(static_cast<std::size_t>(n));
-  unsigned state = 17;
-  for (auto& window : all)
-    for (int i = 0; i < length; ++i)
-      window.push_back(static_cast<int>((state = state * 1664525 + 1013904223) >> 23));
-  return all;
 }
 
 void quantize(models::LinearModule& module, int bits) {

@@ -37,10 +37,13 @@ using SeenByPath = std::map<std::string, Seen>;
 
 class Trips {
  public:
-  Trips(models::Model& model, const std::vector<std::vector<int>>& windows)
+  Trips(models::Model& model, const std::vector<std::vector<int>>& windows,
+        std::int64_t input_bytes)
       : model_(model) {
+    std::int64_t held = 0, largest = 0;
     for (const auto& window : windows) {
       throw_if_interrupted();
+      if (held + largest > input_bytes) break;
       const int n = static_cast<int>(window.size());
       Trip trip{mx::array(window.data(), {n}, mx::int32),
                 models::uncached_batch({n}, kExact),
@@ -53,10 +56,22 @@ class Trips {
       }
       mx::eval(x);
       trip.inputs.push_back(x);
+      std::int64_t bytes = 0;
+      for (const mx::array& input : trip.inputs)
+        bytes += static_cast<std::int64_t>(input.nbytes());
+      held += bytes;
+      largest = std::max(largest, bytes);
       tokens_ += n;
       trips_.push_back(std::move(trip));
     }
   }
+
+  ~Trips() {
+    model_.change_outputs(nullptr);
+    model_.observe_inputs(nullptr);
+  }
+  Trips(const Trips&) = delete;
+  Trips& operator=(const Trips&) = delete;
 
   std::int64_t tokens() const { return tokens_; }
   std::vector<Trip>& all() { return trips_; }
@@ -265,7 +280,7 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
                              const GradientCostOptions& options) {
   OPTIQ_CHECK(!options.formats.empty(), "costs need formats");
   const int n_layers = model.n_layers();
-  Trips trips(model, windows);
+  Trips trips(model, windows, options.input_bytes);
   trips.back_through_head(options.seed);
   const auto tokens = static_cast<double>(trips.tokens());
   const LinearModule& output = model.output();
@@ -304,8 +319,8 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
     tell();
   }
   for (const LinearModule* module : by_layer[LinearModule::kEmbedding]) {
-    const bool is_table = module->weight.input_dim() == model.config().hidden_size &&
-                          module->weight.output_dim() == model.config().vocab_size;
+    // The one whose rows go into the first layer.
+    const bool is_table = module == by_layer[LinearModule::kEmbedding].front();
     if (is_table) reached.insert(module->path);
     costs.emplace(module->path,
                   at_formats(*module, statistics, options, [&](const auto& coded) {

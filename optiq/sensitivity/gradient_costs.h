@@ -7,6 +7,8 @@ namespace optiq::sensitivity {
 struct GradientCostOptions {
   std::vector<QuantSpec> formats;  // by rising bits
   quantize::Search search = quantize::Search::kSearch;
+  std::int64_t input_bytes = 1LL << 30;  // that layers' inputs may take: of windows,
+                                         // the first that fit are used, at least one
   int probe_windows = 0;   // on which each layer is measured as a whole; 0: all
   std::uint64_t seed = 0;  // of the tokens that the model draws
   std::function<void(std::size_t done, std::size_t total)> on_layer;
@@ -24,12 +26,14 @@ struct GradientCostOptions {
 /// measured. Experts get their layer's mean cost for an error of their size.
 ///
 /// Requires  a meter at its start, made of `windows`, the model's weights being the
-/// reference's. Throws    as measure().
+///           reference's.
+/// Throws    as measure()
 /// Cost      forward and back over the windows once, a product of each matrix for each
 ///           format, and about L / 2 forward calls over the probes' windows:
 ///           independent of the number of matrices in a layer. Holds each layer's
-///           inputs.
-/// Source    docs/decisions/sensitivity.md; the Fisher form of the divergence: Amari
+///           inputs, and of one layer those of its matrices and the gradients by their
+///           products.
+/// Source    docs/decisions/sensitivity.md. The Fisher form of the divergence: Amari
 /// and
 ///           Nagaoka 2000, section 2.2; drawn labels: Kunstner et al. 2019.
 Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,

@@ -5,18 +5,10 @@
 #include <cmath>
 
 #include "optiq/models/registry.h"
+#include "optiq/sensitivity/testing.h"
 
 namespace optiq::sensitivity {
 namespace {
-
-std::vector<std::vector<int>> windows(int n, int length) {
-  std::vector<std::vector<int>> all(static_cast<std::size_t>(n));
-  unsigned state = 17;
-  for (auto& window : all)
-    for (int i = 0; i < length; ++i)
-      window.push_back(static_cast<int>((state = state * 1664525 + 1013904223) >> 23));
-  return all;
-}
 
 std::vector<QuantSpec> formats() {
   return {{QuantMode::kAffine, 5, 32}, {QuantMode::kAffine, 8, 32}};

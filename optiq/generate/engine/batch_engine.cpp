@@ -216,18 +216,15 @@ class BatchEngine::Impl {
     seen_.assign(running_.begin(), running_.end());
   }
 
-  void count_step(int prompt_tokens, std::size_t answer_tokens) {
+  void count_step(int prompt_tokens, std::size_t answer_tokens,
+                  std::uint64_t drafted = 0, std::uint64_t accepted = 0) {
     const std::lock_guard lock(mutex_);
     ++status_.steps;
     status_.prompt_tokens += static_cast<std::uint64_t>(prompt_tokens);
     status_.completion_tokens += answer_tokens;
-    progress_ = Clock::now();
-  }
-
-  void count_drafts(std::uint64_t drafted, std::uint64_t accepted) {
-    const std::lock_guard lock(mutex_);
     status_.drafted_tokens += drafted;
     status_.accepted_tokens += accepted;
+    progress_ = Clock::now();
   }
 
   void drop_finished() {
@@ -447,8 +444,7 @@ class BatchEngine::Impl {
         if (step.guesses[i] > 0) step.states[i]->forget_snapshot(before[i]);
         row += std::int64_t{step.rows[i]} * width;
       }
-      count_step(0, batch.size() + accepted);
-      count_drafts(drafted, accepted);
+      count_step(0, batch.size() + accepted, drafted, accepted);
       return true;
     }
   }

@@ -18,20 +18,9 @@ class Rows : public FusedPrimitive {
         has_ids_(has_ids) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    const auto data = [&](int slot) {
-      return contiguous(inputs[static_cast<std::size_t>(slot)]);
-    };
     allocate(outputs[0]);
-    const mx::array weight = data(slots_.weight);
-    MatrixView view;
-    if (slots_.quantized()) {
-      const mx::array scales = data(slots_.scales);
-      const bool has_biases = slots_.biases >= 0;
-      const mx::array biases = has_biases ? data(slots_.biases) : scales;
-      view = view_of(weight, &scales, has_biases ? &biases : nullptr, slots_.spec);
-    } else {
-      view = view_of(weight, nullptr, nullptr, slots_.spec);
-    }
+    const MatrixView view =
+        view_of(inputs, slots_, [&](const mx::array& x) { return contiguous(x); });
     const std::int32_t* ids =
         has_ids_ ? contiguous(inputs.back()).data<std::int32_t>() : nullptr;
     dispatch([view, ids, rows = outputs[0].shape(0), y = outputs[0].data<float>()] {

@@ -56,13 +56,14 @@ class Experts : public FusedPrimitive {
         has_residual_(has_residual) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    const auto in_rows = [&](const mx::array& x) { return contiguous(x); };
     ExpertsArgs args{};
     args.x = contiguous(inputs[0]).data<float>();
     args.ids = contiguous(inputs[1]).data<std::int32_t>();
     args.weights = contiguous(inputs[2]).data<float>();
-    args.gate = view(inputs, gate_);
-    args.up = view(inputs, up_);
-    args.down = view(inputs, down_);
+    args.gate = view_of(inputs, gate_, in_rows);
+    args.up = view_of(inputs, up_, in_rows);
+    args.down = view_of(inputs, down_, in_rows);
     args.T = inputs[0].shape(0);
     args.n_active = inputs[1].shape(1);
     args.n_experts = n_experts_;
@@ -79,18 +80,6 @@ class Experts : public FusedPrimitive {
   }
 
  private:
-  MatrixView view(const Arrays& inputs, const WeightSlots& w) {
-    const auto data = [&](int slot) {
-      return contiguous(inputs[static_cast<std::size_t>(slot)]);
-    };
-    const mx::array weight = data(w.weight);
-    if (!w.quantized()) return view_of(weight, nullptr, nullptr, w.spec);
-    const mx::array scales = data(w.scales);
-    if (w.biases < 0) return view_of(weight, &scales, nullptr, w.spec);
-    const mx::array biases = data(w.biases);
-    return view_of(weight, &scales, &biases, w.spec);
-  }
-
   WeightSlots gate_, up_, down_;
   int n_experts_;
   GluGate f_;

@@ -27,22 +27,13 @@ class LinearBase : public FusedPrimitive {
  protected:
   // The products of evaluated inputs, their destinations left open.
   std::vector<Product> products(const Arrays& inputs) {
-    const auto data = [&](int slot) {
-      return contiguous(inputs[static_cast<std::size_t>(slot)]);
-    };
+    const auto in_rows = [&](const mx::array& x) { return contiguous(x); };
     std::vector<Product> all;
     for (const WeightSlots& w : weights_) {
       Product product;
-      const mx::array weight = data(w.weight);
-      if (w.quantized()) {
-        const mx::array scales = data(w.scales);
-        const mx::array biases = w.biases >= 0 ? data(w.biases) : scales;
-        product.w = view_of(weight, &scales, w.biases >= 0 ? &biases : nullptr, w.spec);
-      } else {
-        product.w = view_of(weight, nullptr, nullptr, w.spec);
-      }
+      product.w = view_of(inputs, w, in_rows);
       if (w.bias >= 0) {
-        const mx::array bias = data(w.bias);
+        const mx::array bias = in_rows(inputs[static_cast<std::size_t>(w.bias)]);
         product.bias = bias.data<char>();
         product.bias_type = float_type_of(bias.dtype());
       }

@@ -3,7 +3,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "optiq/kernels/embedding/embedding_primitive.h"
-#include "optiq/kernels/testing.h"
+#include "optiq/kernels/linear/testing.h"
 
 namespace optiq::kernels {
 namespace {
@@ -34,15 +34,6 @@ mx::array mlx_dequantized(const LinearWeight& w) {
   if (w.biases) biases = wide(*w.biases);
   return mx::dequantize(w.weight, wide(*w.scales), biases, w.spec.group_size,
                         w.spec.bits, name(w.spec.mode), std::nullopt, mx::float32);
-}
-
-std::vector<QuantSpec> all_specs() {
-  std::vector<QuantSpec> specs;
-  for (const QuantModeInfo& mode : quant_modes())
-    for (int bits : mode.bits)
-      for (int group_size : mode.group_sizes)
-        specs.push_back({mode.mode, bits, group_size});
-  return specs;
 }
 
 double largest_difference(const mx::array& a, const mx::array& b) {

@@ -23,6 +23,22 @@ WeightSlots append_weight(const LinearWeight& w, Arrays& inputs);
 MatrixView view_of(const mx::array& weight, const mx::array* scales,
                    const mx::array* biases, const QuantSpec& spec);
 
+/// The matrix of a weight among the inputs of a primitive under evaluation;
+/// `contiguous` is the primitive's.
+template <class Contiguous>
+MatrixView view_of(const Arrays& inputs, const WeightSlots& w,
+                   Contiguous&& contiguous) {
+  const auto data = [&](int slot) {
+    return contiguous(inputs[static_cast<std::size_t>(slot)]);
+  };
+  const mx::array weight = data(w.weight);
+  if (!w.quantized()) return view_of(weight, nullptr, nullptr, w.spec);
+  const mx::array scales = data(w.scales);
+  if (w.biases < 0) return view_of(weight, &scales, nullptr, w.spec);
+  const mx::array biases = data(w.biases);
+  return view_of(weight, &scales, &biases, w.spec);
+}
+
 /// The kernels' name for a float type of MLX.
 ///
 /// Throws    std::invalid_argument for other types.

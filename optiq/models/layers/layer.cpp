@@ -53,9 +53,10 @@ kernels::LowRankProduct LayerCall::change(
 }
 
 mx::array LayerCall::linear(const LinearModule& module, const mx::array& x,
-                            const std::optional<mx::array>& residual) const {
+                            const std::optional<mx::array>& residual,
+                            const std::optional<kernels::Activation>& chosen) const {
   if (observer) observer(module, x);
-  const auto activation = batch.activation;
+  const auto activation = chosen.value_or(batch.activation);
   if (output_hook) {
     const mx::array y = output_hook(
         module, kernels::linear(x, module.weight, {activation, std::nullopt}));

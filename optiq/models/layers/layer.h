@@ -16,9 +16,12 @@ struct LayerCall {
   const InputObserver& observer;
   const OutputHook& output_hook;
 
-  /// x W^T + bias + residual. Shapes  x [T, K]; residual [T, N] -> [T, N]
-  mx::array linear(const LinearModule& module, const mx::array& x,
-                   const std::optional<mx::array>& residual) const;
+  /// x W^T + bias + residual, by the batch's activation unless another is given.
+  /// Shapes    x [T, K]; residual [T, N] -> [T, N]
+  mx::array linear(
+      const LinearModule& module, const mx::array& x,
+      const std::optional<mx::array>& residual,
+      const std::optional<kernels::Activation>& chosen = std::nullopt) const;
 
   /// Several products of one x. Shapes  x [T, K] -> one [T, N_i] each
   std::vector<mx::array> linears(std::initializer_list<const LinearModule*> modules,
