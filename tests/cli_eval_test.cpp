@@ -1,6 +1,7 @@
 // eval and benchmark as their users meet them.
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 #include "cli.h"
 
@@ -23,6 +24,53 @@ TEST_F(Cli, EvalReportsItsKeys) {
   EXPECT_LE(summary.at("kl_mean"), 1e-9);
   EXPECT_LE(summary.at("kl_p99"), 1e-8);
   EXPECT_EQ(summary.at("top1_agreement"), 1.0);
+  EXPECT_EQ(summary.at("flip_rate"), 0.0);
+}
+
+// Against itself, but in int8 on one side: likelihoods change a little, answers do not.
+TEST_F(Cli, EveryTaskTellsWhatChangedFromAReference) {
+  Outcome outcome = run({"eval", "demo", "--task", "perplexity", "--reference", "demo",
+                         "--n-samples", "3", "--length", "128", "--json", "-", "-q"});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  json summary = json::parse(outcome.out);
+  const auto& interval = summary.at("nll_change_interval");
+  EXPECT_LE(interval[0], summary.at("nll_change"));
+  EXPECT_GE(interval[1], summary.at("nll_change"));
+  EXPECT_NEAR(summary.at("nll").get<double>() - summary.at("nll_change").get<double>(),
+              summary.at("reference_nll"), 1e-9);
+  EXPECT_NE(summary.at("nll_change"), 0.0);
+  EXPECT_LT(std::abs(summary.at("nll_change").get<double>()), 0.02);
+
+  outcome = run({"eval", "demo", "--task", "copy", "--reference", "demo", "--n-samples",
+                 "3", "--json", "-", "-q"});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  summary = json::parse(outcome.out);
+  EXPECT_EQ(summary.at("reference"), "demo");
+  EXPECT_EQ(summary.at("accuracy_change"),
+            summary.at("accuracy").get<double>() -
+                summary.at("reference_accuracy").get<double>());
+  EXPECT_LT(std::abs(summary.at("answer_nll_change").get<double>()), 0.02);
+  EXPECT_EQ(summary.at("lost"), 0);
+}
+
+TEST_F(Cli, AllTasksEndWithATableOfChanges) {
+  const json question =
+      json::array({{{"role", "user"}, {"content", "What is 50 * 6?"}}});
+  std::filesystem::create_directory(file("cases"));
+  write_text(file("cases/sums.jsonl"), json({{"messages", question},
+                                             {"target", "50 * 6 = 300\n#### 300"},
+                                             {"answer", "300"},
+                                             {"scorer", "hash_number"},
+                                             {"max_new_tokens", 40}})
+                                               .dump() +
+                                           "\n");
+  write_text(file("cases/prose.txt"), std::string(40, ' ') + "A short text to read.");
+  const Outcome outcome = run({"eval", "demo", "--task", "all", "--reference", "demo",
+                               "--data", file("cases"), "-q"});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  const std::string table = outcome.out.substr(outcome.out.find("\n\n"));
+  for (const char* row : {"perplexity", "kl", "sums"})
+    EXPECT_NE(table.find(std::string("\n") + row), std::string::npos) << table;
 }
 
 TEST_F(Cli, CasesAreScored) {

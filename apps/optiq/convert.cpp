@@ -132,6 +132,7 @@ void print(const convert::Result& result, Output& out) {
   if (result.kl_mean_undistilled)
     out.print("scales and biases trained: mean KL {:.5f} without\n",
               *result.kl_mean_undistilled);
+  out.print("report: {}\n", (result.output / "optiq/report.html").string());
   out.print("{}: {} in {}\n", result.output.string(),
             format_bytes(static_cast<std::uint64_t>(result.bytes)),
             format_duration(result.seconds));
@@ -206,8 +207,9 @@ Run add_convert(CLI::App& app) {
       ->type_name("BYTES");
   add_number_list(app, "--candidate-bits", o.candidate_bits, "Widths to choose among",
                   1, 32);
-  app.add_option("--group-size", o.group_size, "Weights that share a scale")
-      ->capture_default_str();
+  app.add_option(
+      "--group-size", o.group_size,
+      "Weights that share a scale (default: 64, and 128 where that is better)");
   app.add_option("--mode", flags->mode, "affine, mxfp4, mxfp8 or nvfp4")
       ->capture_default_str();
   app.add_option("--method", flags->method,

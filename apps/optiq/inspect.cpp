@@ -7,6 +7,7 @@
 #include "command.h"
 #include "optiq/base/file.h"
 #include "optiq/base/format.h"
+#include "optiq/convert/curve.h"
 #include "optiq/generate/model_location.h"
 
 namespace optiq::app {
@@ -76,6 +77,7 @@ void run_inspect(const Options& options, Context& context) {
   }
   context.out.summary({{"layers", layers},
                        {"kv_cache", caches},
+                       {"curve", convert::to_json(inspection.decision.curve)},
                        {"bytes", inspection.bytes},
                        {"params", inspection.params},
                        {"bpw", inspection.bpw},

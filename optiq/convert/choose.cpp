@@ -238,14 +238,15 @@ Contender fill(const checkpoint::Checkpoint& source, Encoder& encoder,
     if (!current) continue;
     const Matrix& matrix = *std::ranges::find(matrices, layer.name, &Matrix::path);
     Item item{layer.name, layer.params, {{*current, matrix.bytes(current), 0}}, 1};
-    // A uniform plan may have groups that were not measured: then the measured format
-    // of as many bits stands for its divergence.
+    // A uniform plan may have groups that were not measured: then a measured format of
+    // as many bits stands for its divergence.
     std::optional<double> kl;
-    for (const auto& cost : layer.formats) {
-      if (cost.spec.bits == current->bits) kl = cost.kl;
-      if (cost.spec.bits > current->bits && kl)
-        item.choices.push_back({cost.spec, matrix.bytes(cost.spec), cost.kl - *kl});
-    }
+    for (const auto& cost : layer.formats)
+      if (cost.spec == *current || (!kl && cost.spec.bits == current->bits))
+        kl = cost.kl;
+    for (const auto& cost : layer.formats)
+      if (kl && cost.bytes > matrix.bytes(current))
+        item.choices.push_back({cost.spec, cost.bytes, cost.kl - *kl});
     items.push_back(std::move(item));
   }
   if (items.empty()) return start;

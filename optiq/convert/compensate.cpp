@@ -87,6 +87,14 @@ class SecondMoments {
   std::vector<mx::array> sums_;
 };
 
+quantize::GptqResult encode_with(const kernels::LinearWeight& w, const QuantSpec& spec,
+                                 std::span<const float> H, double damping,
+                                 quantize::Search search) {
+  return quantize::encode_gptq(
+      quantize::float_values(w), w.output_dim(), w.input_dim(), H,
+      {{spec.bits, spec.group_size, quantize::scale_type_of(w), search}, damping});
+}
+
 // The windows on their way through the model, which begins with its own weights.
 class Walk {
  public:
@@ -144,9 +152,7 @@ class Walk {
                double damping) const {
     throw_if_interrupted();
     const kernels::LinearWeight& w = encoder_.original(path);
-    quantize::GptqResult coded = quantize::encode_gptq(
-        quantize::float_values(w), w.output_dim(), w.input_dim(), H,
-        {{spec.bits, spec.group_size, quantize::scale_type_of(w), search_}, damping});
+    quantize::GptqResult coded = encode_with(w, spec, H, damping, search_);
     const double searched = coded.searched_output_error;
     return {quantize::as_linear_weight(std::move(coded.tensor), w.bias),
             searched > 0 ? coded.output_error / searched : 1};
@@ -177,6 +183,15 @@ bool tied(const models::Model& model) {
 
 }  // namespace
 
+quantize::EncodedTensor compensated(const models::LinearModule& module,
+                                    const QuantSpec& spec, std::span<const float> H,
+                                    quantize::Search search) {
+  const bool looked_up = module.layer == models::LinearModule::kEmbedding;
+  return encode_with(module.weight, spec, H, looked_up ? kTiedDamping : kDamping,
+                     search)
+      .tensor;
+}
+
 void compensate_candidates(Encoder& encoder, sensitivity::Sensitivities& costs,
                            const std::vector<QuantSpec>& others,
                            quantize::Search search,
@@ -202,7 +217,8 @@ void compensate_candidates(Encoder& encoder, sensitivity::Sensitivities& costs,
       for (auto& layer : costs.layers)
         if (layer.name == path)
           for (auto& cost : layer.formats) {
-            cost.kl *= offer(path, cost.spec, H, damping);
+            const double ratio = offer(path, cost.spec, H, damping);
+            if (!costs.compensated) cost.kl *= ratio;
             known.push_back(cost.spec);
           }
       for (const QuantSpec& spec : others)

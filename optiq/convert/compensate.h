@@ -5,6 +5,7 @@
 // on the diagonal besides, for the tokens that are looked up.
 #pragma once
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "optiq/convert/encoder.h"
@@ -14,10 +15,16 @@ namespace optiq::convert {
 
 using Progress = std::function<void(int done, int total)>;
 
+/// One matrix, given H [K, K] of its inputs.
+quantize::EncodedTensor compensated(const models::LinearModule& module,
+                                    const QuantSpec& spec, std::span<const float> H,
+                                    quantize::Search search);
+
 /// Before the choice: encodes every matrix in every format of its costs, and in
 /// `others`, with inputs of the model as it is in the source, and offers the result to
 /// the encoder, so that what is verified jointly is near to what will be written. A
-/// cost is multiplied by what became of the squared error of the matrix's outputs.
+/// cost is multiplied by what became of the squared error of the matrix's outputs,
+/// unless it is of such codes already.
 ///
 /// Leaves    the model with its own weights
 /// Cost      two forward calls over the windows, and encode_gptq for each format;

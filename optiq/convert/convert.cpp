@@ -10,6 +10,7 @@
 #include "optiq/base/memory.h"
 #include "optiq/convert/choose.h"
 #include "optiq/convert/compensate.h"
+#include "optiq/convert/curve.h"
 #include "optiq/convert/distill.h"
 #include "optiq/convert/encoder.h"
 #include "optiq/convert/session.h"
@@ -26,6 +27,8 @@ using sensitivity::DivergenceMeter;
 using sensitivity::Sensitivities;
 
 constexpr int kRefineRounds = 2;
+constexpr int kGroupSize = 64;
+constexpr int kWideGroupSize = 128;
 // What tells an earlier result, which is replaced, from any other model, which is not.
 constexpr const char* kResultMarker = "optiq/metadata.json";
 
@@ -64,13 +67,14 @@ bool by_gradients(const Options& options, const Session& session, bool resumes) 
          (options.measuring == Measuring::kAuto && !resumes);
 }
 
+// By rising bits, of the group size that is asked for.
 std::vector<QuantSpec> candidate_formats(const Options& options) {
   std::vector<int> bits = options.candidate_bits;
   std::ranges::sort(bits);
   bits.erase(std::unique(bits.begin(), bits.end()), bits.end());
   std::vector<QuantSpec> formats;
   for (int b : bits) {
-    const QuantSpec spec{options.mode, b, options.group_size};
+    const QuantSpec spec{options.mode, b, options.group_size.value_or(kGroupSize)};
     if (!is_supported(spec))
       throw std::invalid_argument(fmt::format(
           "--candidate-bits, --group-size, --mode: there is no {}", describe(spec)));
@@ -78,6 +82,25 @@ std::vector<QuantSpec> candidate_formats(const Options& options) {
   }
   if (formats.empty())
     throw std::invalid_argument("--candidate-bits: expected at least one width");
+  return formats;
+}
+
+// Those and what else costs nothing to measure by gradients: wide groups where no size
+// was asked for, and `others`. By rising bits, then by falling groups.
+std::vector<QuantSpec> with_more_groups(std::vector<QuantSpec> formats,
+                                        const std::vector<QuantSpec>& others,
+                                        const Options& options) {
+  const auto add = [&](const QuantSpec& spec) {
+    if (is_supported(spec) && std::ranges::find(formats, spec) == formats.end())
+      formats.push_back(spec);
+  };
+  if (!options.group_size)
+    for (const QuantSpec& spec : candidate_formats(options))
+      add({spec.mode, spec.bits, kWideGroupSize});
+  for (const QuantSpec& spec : others) add(spec);
+  std::ranges::sort(formats, [](const QuantSpec& a, const QuantSpec& b) {
+    return a.bits != b.bits ? a.bits < b.bits : a.group_size > b.group_size;
+  });
   return formats;
 }
 
@@ -99,23 +122,6 @@ void set_allocation(Result& result, const checkpoint::Checkpoint& source,
       }
     result.layers.push_back(layer);
   }
-}
-
-// One width for all by MLX's own rounding, as mlx-lm would write it.
-void measure_baselines(Result& result, const Session& session, Encoder& encoder,
-                       DivergenceMeter& meter) {
-  for (const QuantSpec& spec :
-       {QuantSpec{QuantMode::kAffine, 4, 64}, QuantSpec{QuantMode::kAffine, 8, 64}}) {
-    const Plan plan = uniform_plan(encoder.matrices(), spec);
-    encoder.apply(plan, quantize::Search::kMlx);
-    meter.restart();
-    const Divergence d = meter.measure({.with_p99 = true});
-    const std::int64_t bytes = planned_bytes(session.source(), plan);
-    result.baselines[fmt::format("uniform_{}bit", spec.bits)] = {
-        bytes, 8.0 * static_cast<double>(bytes) / static_cast<double>(result.params),
-        d.mean, d.p99};
-  }
-  encoder.restore();
 }
 
 std::vector<Contender> contenders(const Options& options, Session& session,
@@ -179,7 +185,8 @@ Result convert(const Options& options) {
                   session.model().n_layers(), /*protect=*/false, options.tie_fused);
     if (measures && options.sensitivity_file)
       sensitivities =
-          read_sensitivities(*options.sensitivity_file, unmeasured.matrices(), formats);
+          read_sensitivities(*options.sensitivity_file, unmeasured.matrices(), formats,
+                             with_more_groups(formats, {}, options));
   }
   Result result;
   result.output = options.output;
@@ -203,10 +210,20 @@ Result convert(const Options& options) {
   Encoder encoder(session.model(), statistics, memory.encoded_kept);
   const std::vector<Matrix>& matrices = encoder.matrices();
 
+  const auto uniform_formats = [&] {
+    std::vector<QuantSpec> specs;
+    for (const Contender& one : uniform_contenders(
+             session.source(), matrices, budget, options.mode, options.candidate_bits))
+      for (const auto& [path, spec] : one.plan)
+        if (spec && std::ranges::find(specs, *spec) == specs.end())
+          specs.push_back(*spec);
+    return specs;
+  };
   SavedLayers saved(output.target(), session.identity(formats, options.rounding));
   auto known = options.resume ? saved.load() : decltype(saved.load()){};
-  if (measures && !options.sensitivity_file &&
-      by_gradients(options, session, !known.empty())) {
+  const bool gradients = measures && !options.sensitivity_file &&
+                         by_gradients(options, session, !known.empty());
+  if (gradients) {
     sensitivity::GradientCostOptions costs;
     costs.formats = formats;
     costs.search = options.rounding;
@@ -216,6 +233,17 @@ Result convert(const Options& options) {
       progress("sensitivity", static_cast<std::int64_t>(done),
                static_cast<std::int64_t>(total));
     };
+    if (options.compensates()) {
+      costs.formats = with_more_groups(formats, uniform_formats(), options);
+      costs.encode = [&](const models::LinearModule& module, const QuantSpec& spec,
+                         std::span<const float> H) {
+        return compensated(module, spec, H, options.rounding);
+      };
+      costs.on_encoded = [&](const std::string& path, const QuantSpec& spec,
+                             const kernels::LinearWeight& w) {
+        encoder.offer(path, spec, options.rounding, w);
+      };
+    }
     sensitivities = sensitivity::gradient_costs(session.model(), *meter,
                                                 session.calibration().windows,
                                                 encoder.statistics(), costs);
@@ -246,16 +274,11 @@ Result convert(const Options& options) {
 
   // The choice, by what errors will cost once codes make up for each other.
   Sensitivities costs = sensitivities;
-  if (measures && options.compensates()) {
-    std::vector<QuantSpec> uniform;
-    for (const Contender& one : uniform_contenders(
-             session.source(), matrices, budget, options.mode, options.candidate_bits))
-      for (const auto& [path, spec] : one.plan)
-        if (spec && std::ranges::find(uniform, *spec) == uniform.end())
-          uniform.push_back(*spec);
-    compensate_candidates(
-        encoder, costs, uniform, options.rounding, session.calibration().windows,
-        [&](int done, int total) { progress("candidates", done, total); });
+  if (measures && options.compensates() && !gradients) {
+    compensate_candidates(encoder, costs, uniform_formats(), options.rounding,
+                          session.calibration().windows, [&](int done, int total) {
+                            progress("candidates", done, total);
+                          });
   }
   Contender chosen;
   if (options.method == Method::kUniform) {
@@ -284,16 +307,32 @@ Result convert(const Options& options) {
     };
     Divergence d;
     if (options.compensates()) {
-      compensate(encoder, chosen.plan, options.rounding, session.calibration().windows,
-                 [&](int done, int total) { progress("compensation", done, total); });
-      const Divergence compensated = measured();
-      Encoder::Kept kept = encoder.exchange_kept({});
+      // Codes by the inputs of the source's own layers, and, where there are not such
+      // of all matrices or they were not estimated with them, by those of the layers
+      // as they are written.
+      std::optional<Divergence> in_sequence;
+      Encoder::Kept kept;
       d = measured();
-      result.kl_mean_uncompensated = d.mean;
-      result.compensated = compensated.mean < d.mean;
-      if (result.compensated) {
+      if (!gradients || !encoder.has_offers(chosen.plan, options.rounding)) {
+        compensate(encoder, chosen.plan, options.rounding,
+                   session.calibration().windows,
+                   [&](int done, int total) { progress("compensation", done, total); });
+        in_sequence = measured();
+        kept = encoder.exchange_kept({});
+      }
+      Encoder::Kept offers = encoder.exchange_offered({});
+      const Divergence plain = measured();
+      result.kl_mean_uncompensated = plain.mean;
+      encoder.exchange_offered(std::move(offers));
+      if (in_sequence && in_sequence->mean < d.mean) {
+        d = *in_sequence;
         encoder.exchange_kept(std::move(kept));
-        d = compensated;
+      }
+      result.compensated = d.mean < plain.mean;
+      if (!result.compensated) {
+        d = plain;
+        encoder.exchange_kept({});
+        encoder.exchange_offered({});
       }
     } else {
       d = measured();
@@ -315,7 +354,8 @@ Result convert(const Options& options) {
     encoder.restore();
     if (!options.skip_baselines) {
       progress("baselines", 0, 1);
-      measure_baselines(result, session, encoder, *held_out);
+      measure_curve(result, session.source(), encoder, *held_out,
+                    measures ? &costs : nullptr, options);
       progress("baselines", 1, 1);
     }
   }
@@ -323,8 +363,8 @@ Result convert(const Options& options) {
   progress("writing", 0, 1);
   Sidecars sidecars{metadata_json(options, result), nullptr};
   if (measures)
-    sidecars.sensitivity =
-        to_json(sensitivities, options.model_name, options.group_size);
+    sidecars.sensitivity = to_json(sensitivities, options.model_name,
+                                   options.group_size.value_or(kGroupSize));
   result.bytes = write_model(session.source(), encoder, chosen.plan, options.rounding,
                              sidecars, output);
   saved.remove();

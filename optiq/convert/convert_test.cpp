@@ -319,6 +319,61 @@ TEST_F(Convert, CodesOfTooLittleTextAreNotKept) {
   EXPECT_LE(*result.kl_mean, result.kl_mean_uncompensated.value());
 }
 
+TEST_F(Convert, ThePageShowsSizeAgainstDivergence) {
+  Options o = options("reported");
+  o.skip_baselines = false;
+  const Result result = convert(o);
+  using Series = CurvePoint::Series;
+  const auto count = [&](Series series) {
+    return std::ranges::count(result.curve, series, &CurvePoint::series);
+  };
+  EXPECT_EQ(count(Series::kUniform), 2);
+  EXPECT_GE(count(Series::kMix), 1);
+  ASSERT_EQ(count(Series::kChosen), 1);
+  for (const CurvePoint& point : result.curve) {
+    EXPECT_GT(point.kl_mean, 0) << point.label;
+    EXPECT_GE(point.kl_p99, point.kl_mean) << point.label;
+  }
+  EXPECT_EQ(result.curve.back().bytes, result.bytes);
+  EXPECT_EQ(result.baselines.at("uniform_4bit").bytes, result.curve.front().bytes);
+
+  const Inspection inspection = inspect(o.output);
+  ASSERT_EQ(inspection.decision.curve.size(), result.curve.size());
+  EXPECT_EQ(inspection.decision.curve.back().kl_mean, *result.kl_mean);
+  const std::string page = read_file(o.output / "optiq/report.html", 1 << 24);
+  EXPECT_NE(page.find("<svg"), std::string::npos);
+  EXPECT_NE(page.find("circle class=chosen"), std::string::npos);
+  // It stands alone: nothing is fetched.
+  for (const char* outside : {"http", "src=", "<link", "@import", "url("})
+    EXPECT_EQ(page.find(outside), std::string::npos) << outside;
+
+  write_file_atomic(o.output / "optiq/metadata.json",
+                    R"({"curve": [{"series": "mix", "bytes": "many"}]})");
+  EXPECT_THROW(inspect(o.output), CheckpointError);
+  write_file_atomic(o.output / "optiq/metadata.json",
+                    R"({"base_model": "<script>", "curve": []})");
+  EXPECT_EQ(inspection_page(inspect(o.output), "<b>").find("<script>"),
+            std::string::npos);
+}
+
+// By gradients, groups of 128 stand beside those of 64, unless a size was asked for.
+TEST_F(Convert, GroupsAreChosenToo) {
+  Options o = options("groups");
+  o.target_bpw = 5;
+  const Result both = convert(o);
+  std::set<int> sizes;
+  for (const auto& layer : read_json(o.output / "optiq/sensitivity.json").at("layers"))
+    for (const auto& format : layer.at("metadata").at("formats"))
+      sizes.insert(format.at("group_size").get<int>());
+  EXPECT_TRUE(sizes.contains(64));
+  EXPECT_TRUE(sizes.contains(128));
+  o.output = work_ / "groups-64";
+  o.group_size = 64;
+  o.compensate = false;
+  for (const auto& layer : convert(o).layers)
+    if (layer.spec) EXPECT_EQ(layer.spec->group_size, 64) << layer.name;
+}
+
 TEST_F(Convert, EarlierSensitivitiesServeAnotherBudget) {
   const Result first = convert(options("first"));
   Options o = options("second");

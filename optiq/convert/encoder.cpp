@@ -1,5 +1,7 @@
 #include "optiq/convert/encoder.h"
 
+#include <algorithm>
+
 #include "optiq/quantize/linear_weight.h"
 
 namespace optiq::convert {
@@ -56,10 +58,23 @@ void Encoder::offer(const std::string& path, const QuantSpec& spec,
   in_place_.erase(path);
 }
 
+bool Encoder::has_offers(const Plan& plan, quantize::Search search) const {
+  return std::ranges::all_of(plan, [&](const auto& entry) {
+    const auto& [path, spec] = entry;
+    if (!spec) return true;
+    const Key key{path, spec->mode, spec->bits, spec->group_size, search};
+    return kept_.contains(key) || offered_.contains(key);
+  });
+}
+
 Encoder::Kept Encoder::exchange_kept(Kept kept) {
   in_place_.clear();
-  offered_.clear();
   return std::exchange(kept_, std::move(kept));
+}
+
+Encoder::Kept Encoder::exchange_offered(Kept offered) {
+  in_place_.clear();
+  return std::exchange(offered_, std::move(offered));
 }
 
 void Encoder::apply(const std::string& path, const std::optional<QuantSpec>& spec,

@@ -46,8 +46,12 @@ class Encoder {
   void offer(const std::string& path, const QuantSpec& spec, quantize::Search search,
              kernels::LinearWeight w);
 
-  /// Forgets what was kept and offered, takes `kept` instead and returns what was kept.
+  /// Whether every matrix of the plan was kept or offered in its format.
+  bool has_offers(const Plan& plan, quantize::Search search) const;
+
+  /// Takes the one given for what was kept, or offered, and returns that.
   Kept exchange_kept(Kept kept);
+  Kept exchange_offered(Kept offered);
 
   /// The matrix as it is in the source.
   const kernels::LinearWeight& original(const std::string& path) const {

@@ -4,12 +4,14 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "optiq/base/error.h"
 #include "optiq/base/file.h"
 #include "optiq/cache/kv_config.h"
 #include "optiq/checkpoint/checkpoint.h"
 #include "optiq/checkpoint/json_file.h"
 #include "optiq/checkpoint/names.h"
 #include "optiq/checkpoint/quantization_config.h"
+#include "optiq/convert/curve.h"
 
 namespace optiq::convert {
 namespace {
@@ -82,6 +84,34 @@ std::vector<InspectedCache> read_caches(const fs::path& config) {
   return caches;
 }
 
+Decision read_decision(const fs::path& directory) {
+  Decision decision;
+  const fs::path file = directory / "optiq" / "metadata.json";
+  if (!fs::exists(file)) return decision;
+  const json content = checkpoint::read_json_object(file, kSidecarLimit);
+  const auto text = [&](const char* key) {
+    return content.contains(key) && content[key].is_string()
+               ? content[key].get<std::string>()
+               : std::string();
+  };
+  const auto number = [&](const char* key) {
+    return content.contains(key) && content[key].is_number()
+               ? std::optional<double>(content[key].get<double>())
+               : std::nullopt;
+  };
+  decision.base_model = text("base_model");
+  decision.allocation = text("allocation");
+  decision.kl_mean = number("kl_mean");
+  decision.kl_p99 = number("kl_p99");
+  try {
+    if (content.contains("curve")) decision.curve = curve_from_json(content["curve"]);
+  } catch (const json::exception&) {
+    throw CheckpointError(file.string() +
+                          ": curve: expected points with bytes and divergences");
+  }
+  return decision;
+}
+
 std::vector<InspectedCache> find_caches(const fs::path& directory) {
   for (const fs::path& file :
        {directory / "kv_config.json", directory / "optiq" / "kv_config.json"})
@@ -100,6 +130,7 @@ Inspection inspect(const fs::path& directory,
   const auto sensitivities = read_sensitivities(directory);
 
   Inspection result;
+  result.decision = read_decision(directory);
   result.caches = kv_config ? read_caches(*kv_config) : find_caches(directory);
   double bits = 0, quantized_params = 0;
   for (const std::string& name : source.names()) {

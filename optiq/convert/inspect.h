@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "optiq/cache/cache_options.h"
+#include "optiq/convert/options.h"
 #include "optiq/kernels/quant_mode.h"
 
 namespace optiq::convert {
@@ -27,10 +28,19 @@ struct InspectedCache {
   std::map<int, double> sensitivities, k_sensitivities, v_sensitivities;
 };
 
+/// What optiq/metadata.json tells of how the model was made; empty where it does not.
+struct Decision {
+  std::string base_model;
+  std::string allocation;
+  std::optional<double> kl_mean, kl_p99;
+  std::vector<CurvePoint> curve;
+};
+
 struct Inspection {
   std::vector<InspectedLayer> layers;  // the matrices, in the order data walks
   std::vector<InspectedCache> caches;  // of kv_config.json, where there is one
-  std::int64_t bytes = 0;              // of all weight files
+  Decision decision;
+  std::int64_t bytes = 0;  // of all weight files
   std::int64_t params = 0;
   double bpw = 0;       // average bits of the quantized matrices
   double bpw_disk = 0;  // 8 bytes / params
@@ -44,8 +54,8 @@ struct Inspection {
 Inspection inspect(const std::filesystem::path& directory,
                    const std::optional<std::filesystem::path>& kv_config = {});
 
-/// The inspection as one self-contained page: bits and sensitivity of each layer, and
-/// of each layer's cache.
+/// The inspection as one self-contained page: size against divergence, bits and
+/// sensitivity of each matrix, and of each layer's cache.
 std::string inspection_page(const Inspection& inspection, const std::string& title);
 
 }  // namespace optiq::convert

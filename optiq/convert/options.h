@@ -43,7 +43,8 @@ struct Options {
   double target_bpw = 4.5;                  // average bits of quantized weights
   std::optional<std::int64_t> target_size;  // or: bytes of all weight files
   std::vector<int> candidate_bits = {2, 3, 4, 5, 6, 8};
-  int group_size = 64;
+  /// Of all widths; unset: 64, and 128 too where widths are measured by gradients.
+  std::optional<int> group_size;
   QuantMode mode = QuantMode::kAffine;
   Method method = Method::kOptiq;
   Measuring measuring = Measuring::kAuto;
@@ -96,6 +97,19 @@ struct Baseline {
   double kl_p99 = 0;
 };
 
+/// A model of some size, as it was measured on held-out text.
+///   kUniform  one width for all, by MLX's own rounding
+///   kMix      widths by sensitivity, codes as they are before the last compensation
+///   kChosen   what is written
+struct CurvePoint {
+  enum class Series { kUniform, kMix, kChosen };
+  Series series = Series::kUniform;
+  std::string label;
+  std::int64_t bytes = 0;  // of all weight files
+  double kl_mean = 0;
+  double kl_p99 = 0;
+};
+
 struct LayerResult {
   std::string name;
   std::optional<QuantSpec> spec;  // none: kept in the checkpoint's float type
@@ -120,6 +134,7 @@ struct Result {
   std::string chosen;  // which allocation won the joint verification
   sensitivity::Reference reference = sensitivity::Reference::kBf16;
   std::map<std::string, Baseline> baselines;
+  std::vector<CurvePoint> curve;  // empty without baselines
   std::vector<LayerResult> layers;
   double seconds = 0;
   std::int64_t peak_rss_bytes = 0;

@@ -7,6 +7,7 @@
 #include "optiq/base/error.h"
 #include "optiq/base/file.h"
 #include "optiq/checkpoint/json_file.h"
+#include "optiq/convert/curve.h"
 #include "optiq/quantize/linear_weight.h"
 
 namespace optiq::convert {
@@ -73,12 +74,14 @@ json to_json(const sensitivity::Sensitivities& sensitivities,
           {"metric", "kl_divergence_vs_reference"},
           {"reference", name(sensitivities.reference)},
           {"calibration_tokens", sensitivities.tokens},
+          {"compensated", sensitivities.compensated},
           {"layers", layers}};
 }
 
 sensitivity::Sensitivities read_sensitivities(const std::filesystem::path& file,
                                               const std::vector<Matrix>& matrices,
-                                              const std::vector<QuantSpec>& formats) {
+                                              const std::vector<QuantSpec>& formats,
+                                              const std::vector<QuantSpec>& others) {
   const json content = checkpoint::read_json_object(file, kFileLimit);
   std::unordered_map<std::string, LayerSensitivity> layers;
   sensitivity::Sensitivities result{"optiq", {}, {}, 0};
@@ -89,6 +92,7 @@ sensitivity::Sensitivities read_sensitivities(const std::filesystem::path& file,
       layers.emplace(std::move(name), std::move(layer));
     }
     result.tokens = content.at("calibration_tokens");
+    result.compensated = content.value("compensated", false);
   } catch (const json::exception&) {
     throw CheckpointError(file.string() + ": expected an optiq/sensitivity.json");
   }
@@ -99,7 +103,8 @@ sensitivity::Sensitivities read_sensitivities(const std::filesystem::path& file,
                                         file.string(), matrix.path));
     LayerSensitivity layer = found->second;
     std::erase_if(layer.formats, [&](const FormatCost& cost) {
-      return std::ranges::find(formats, cost.spec) == formats.end();
+      return std::ranges::find(formats, cost.spec) == formats.end() &&
+             std::ranges::find(others, cost.spec) == others.end();
     });
     for (const QuantSpec& spec : formats)
       if (quantize::fits(spec, static_cast<int>(matrix.K)) &&
@@ -147,7 +152,8 @@ json metadata_json(const Options& options, const Result& result) {
       {"kl_mean_undistilled", number_or_null(result.kl_mean_undistilled)},
       {"allocation", result.chosen},
       {"kl_mean", number_or_null(result.kl_mean)},
-      {"kl_p99", number_or_null(result.kl_p99)}};
+      {"kl_p99", number_or_null(result.kl_p99)},
+      {"curve", to_json(result.curve)}};
   if (options.target_size)
     metadata["target_size"] = *options.target_size;
   else

@@ -20,12 +20,14 @@ nlohmann::json to_json(const sensitivity::Sensitivities& sensitivities,
 nlohmann::json to_json(const sensitivity::LayerSensitivity& layer);
 sensitivity::LayerSensitivity layer_from_json(const nlohmann::json& json);
 
-/// The measured layers of an earlier run's optiq/sensitivity.json.
+/// The measured layers of an earlier run's optiq/sensitivity.json, in `formats` and in
+/// those of `others` that it has.
 ///
-/// Throws    CheckpointError if a layer or a format of the model is not in it.
+/// Throws    CheckpointError if a layer or one of `formats` is not in it.
 sensitivity::Sensitivities read_sensitivities(const std::filesystem::path& file,
                                               const std::vector<Matrix>& matrices,
-                                              const std::vector<QuantSpec>& formats);
+                                              const std::vector<QuantSpec>& formats,
+                                              const std::vector<QuantSpec>& others);
 
 /// optiq/metadata.json: how each layer was decided.
 nlohmann::json metadata_json(const Options& options, const Result& result);

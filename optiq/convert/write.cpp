@@ -10,6 +10,7 @@
 #include "optiq/base/signal.h"
 #include "optiq/checkpoint/quantization_config.h"
 #include "optiq/checkpoint/safetensors.h"
+#include "optiq/convert/inspect.h"
 #include "optiq/convert/mlx_form.h"
 #include "optiq/convert/other_files.h"
 
@@ -184,6 +185,9 @@ std::int64_t write_model(const checkpoint::Checkpoint& source, Encoder& encoder,
   if (!sidecars.sensitivity.is_null())
     write_json("optiq/sensitivity.json", sidecars.sensitivity);
   confirm_widths(directory.path(), form, plan);
+  write_file_atomic(directory.path() / "optiq/report.html",
+                    inspection_page(inspect(directory.path()),
+                                    directory.target().filename().string()));
   directory.commit();
   return bytes;
 }

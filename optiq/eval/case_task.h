@@ -7,7 +7,7 @@
 
 #include "optiq/cache/cache_options.h"
 #include "optiq/eval/case.h"
-#include "optiq/eval/wilson.h"
+#include "optiq/eval/interval.h"
 #include "optiq/generate/loaded_model.h"
 
 namespace optiq::eval {

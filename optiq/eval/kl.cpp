@@ -18,6 +18,7 @@ namespace {
 struct Rows {
   std::vector<double> kl;
   std::vector<std::uint8_t> same_top1;
+  std::vector<Observation> nll_changes = {{0, 0}};  // of each window, and one after
   double nll = 0;
   double reference_nll = 0;
   std::int64_t scored = 0;
@@ -30,7 +31,12 @@ void add_scores(const mx::array& logits, const mx::array& reference,
   const auto own = token_nll(logits, known);
   const auto theirs = token_nll(reference, known);
   for (std::size_t i = 0; i < targets.size(); ++i) {
-    if (targets[i] < 0) continue;
+    if (targets[i] < 0) {
+      rows.nll_changes.push_back({0, 0});
+      continue;
+    }
+    rows.nll_changes.back().sum += own[i] - theirs[i];
+    ++rows.nll_changes.back().weight;
     rows.nll += own[i];
     rows.reference_nll += theirs[i];
     ++rows.scored;
@@ -46,19 +52,25 @@ double percentile(std::vector<double> values, double share) {
   return *nth;
 }
 
-double standard_error(const std::vector<Window>& windows,
-                      const std::vector<double>& kl) {
+// Values of all rows, in order -> their sum in each window.
+template <class Value>
+std::vector<Observation> of_windows(const std::vector<Window>& windows,
+                                    const std::vector<Value>& values) {
+  std::vector<Observation> sums;
+  auto at = values.begin();
+  for (const Window& window : windows) {
+    const auto end = at + static_cast<std::ptrdiff_t>(window.size());
+    sums.push_back({std::accumulate(at, end, 0.0), static_cast<double>(window.size())});
+    at = end;
+  }
+  return sums;
+}
+
+double standard_error(const std::vector<Observation>& windows) {
   const auto n = static_cast<double>(windows.size());
   if (windows.size() < 2) return 0;
   std::vector<double> means;
-  std::size_t at = 0;
-  for (const Window& window : windows) {
-    const auto begin = kl.begin() + static_cast<std::ptrdiff_t>(at);
-    const auto length = static_cast<std::ptrdiff_t>(window.size());
-    means.push_back(std::accumulate(begin, begin + length, 0.0) /
-                    static_cast<double>(length));
-    at += window.size();
-  }
+  for (const Observation& window : windows) means.push_back(window.sum / window.weight);
   const double mean = std::accumulate(means.begin(), means.end(), 0.0) / n;
   double squares = 0;
   for (double m : means) squares += (m - mean) * (m - mean);
@@ -105,15 +117,18 @@ KlResult measure_kl(models::Model& reference, models::Model& model,
     if (options.on_progress)
       options.on_progress(static_cast<std::int64_t>(rows.kl.size()), total);
   }
-  const auto n = static_cast<double>(rows.kl.size());
+  std::vector<int> flips;
+  for (const std::uint8_t same : rows.same_top1) flips.push_back(same ? 0 : 1);
+  const auto kl_of_windows = of_windows(windows, rows.kl);
   KlResult result;
   result.tokens = static_cast<std::int64_t>(rows.kl.size());
   result.windows = static_cast<int>(windows.size());
-  result.kl_mean = std::accumulate(rows.kl.begin(), rows.kl.end(), 0.0) / n;
-  result.kl_error = standard_error(windows, rows.kl);
+  result.kl = bootstrap(kl_of_windows);
+  result.kl_error = standard_error(kl_of_windows);
   result.kl_p99 = percentile(rows.kl, 0.99);
-  result.top1_agreement =
-      static_cast<double>(std::ranges::count(rows.same_top1, 1)) / n;
+  result.flip_rate = bootstrap(of_windows(windows, flips));
+  rows.nll_changes.pop_back();
+  result.nll_change = bootstrap(rows.nll_changes);
   result.nll = rows.nll / static_cast<double>(rows.scored);
   result.reference_nll = rows.reference_nll / static_cast<double>(rows.scored);
   return result;

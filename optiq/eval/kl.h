@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "optiq/eval/interval.h"
 #include "optiq/eval/windows.h"
 
 namespace optiq::eval {
@@ -14,15 +15,17 @@ struct KlOptions {
   ProgressCallback on_progress;
 };
 
+/// Intervals are over windows.
 struct KlResult {
   std::int64_t tokens = 0;  // positions compared: every one of each window
   int windows = 0;
-  double kl_mean = 0;         // nats per token: KL(reference || model)
-  double kl_error = 0;        // standard error of the mean, over windows
-  double kl_p99 = 0;          // over tokens
-  double top1_agreement = 0;  // share of tokens with the same most likely next one
-  double nll = 0;             // nats per scored token, of the model
+  Estimate kl;          // nats per token: KL(reference || model)
+  double kl_error = 0;  // standard error of its mean, over windows
+  double kl_p99 = 0;    // over tokens
+  Estimate flip_rate;   // share of tokens whose most likely next one is another
+  double nll = 0;       // nats per scored token, of the model
   double reference_nll = 0;
+  Estimate nll_change;  // of the model against the reference, paired window by window
 };
 
 /// Runs both models over the same windows.

@@ -1,26 +1,23 @@
 #include "optiq/eval/perplexity.h"
 
 #include <cmath>
+#include <utility>
 
+#include "optiq/base/error.h"
 #include "optiq/base/signal.h"
 #include "optiq/eval/token_scores.h"
 
 namespace optiq::eval {
 namespace {
 
-struct WindowSum {
-  double nll = 0;
-  std::int64_t tokens = 0;
-};
-
 // Of a ratio of sums: windows differ in length.
-double ratio_error(const std::vector<WindowSum>& windows, double mean) {
+double ratio_error(const std::vector<Observation>& windows, double mean) {
   if (windows.size() < 2) return 0;
   double squares = 0, tokens = 0;
-  for (const WindowSum& w : windows) {
-    const double residual = w.nll - mean * static_cast<double>(w.tokens);
+  for (const Observation& w : windows) {
+    const double residual = w.sum - mean * w.weight;
     squares += residual * residual;
-    tokens += static_cast<double>(w.tokens);
+    tokens += w.weight;
   }
   const double n = static_cast<double>(windows.size());
   return std::sqrt(squares * n / (n - 1)) / tokens;
@@ -35,7 +32,7 @@ Perplexity measure_perplexity(models::Model& model, const std::vector<Window>& w
   std::int64_t total = 0, done = 0;
   for (const Window& window : windows)
     total += static_cast<std::int64_t>(window.size());
-  std::vector<WindowSum> sums(1);
+  std::vector<Observation> sums = {{0, 0}};
   const int step = head_rows(model);
   for (const WindowBatch& batch : gather(windows, options.batch_tokens)) {
     throw_if_interrupted();
@@ -51,11 +48,11 @@ Perplexity measure_perplexity(models::Model& model, const std::vector<Window>& w
       const auto nll = token_nll(logits, targets);
       for (int i = begin; i < end; ++i) {
         if (batch.targets[static_cast<std::size_t>(i)] < 0) {
-          sums.emplace_back();
+          sums.push_back({0, 0});
           continue;
         }
-        sums.back().nll += nll[static_cast<std::size_t>(i - begin)];
-        ++sums.back().tokens;
+        sums.back().sum += nll[static_cast<std::size_t>(i - begin)];
+        ++sums.back().weight;
       }
     }
     done += rows;
@@ -64,13 +61,23 @@ Perplexity measure_perplexity(models::Model& model, const std::vector<Window>& w
   sums.pop_back();
   Perplexity result;
   result.windows = static_cast<int>(sums.size());
-  for (const WindowSum& window : sums) {
-    result.tokens += window.tokens;
-    result.nll += window.nll;
+  for (const Observation& window : sums) {
+    result.tokens += static_cast<std::int64_t>(window.weight);
+    result.nll += window.sum;
   }
   result.nll /= static_cast<double>(result.tokens);
   result.nll_error = ratio_error(sums, result.nll);
+  result.of_windows = std::move(sums);
   return result;
+}
+
+Estimate nll_change(const Perplexity& reference, const Perplexity& model) {
+  OPTIQ_CHECK(reference.of_windows.size() == model.of_windows.size(),
+              "the same windows");
+  std::vector<Observation> differences = model.of_windows;
+  for (std::size_t i = 0; i < differences.size(); ++i)
+    differences[i].sum -= reference.of_windows[i].sum;
+  return bootstrap(differences);
 }
 
 }  // namespace optiq::eval

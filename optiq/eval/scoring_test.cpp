@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "optiq/eval/wilson.h"
-
 namespace optiq::eval {
 namespace {
 
@@ -46,19 +44,6 @@ TEST(Scoring, ToolReadsTheFirstCall) {
 }
 
 TEST(Scoring, AnUnknownScorerIsNotFound) { EXPECT_EQ(find_scorer("f1"), nullptr); }
-
-// Values of the closed form, computed by hand with z = 1.959964.
-TEST(Wilson, TheIntervalHoldsTheShareAndNarrowsWithCases) {
-  const Interval ten = wilson_interval(5, 10);
-  EXPECT_NEAR(ten.low, 0.2366, 5e-5);
-  EXPECT_NEAR(ten.high, 0.7634, 5e-5);
-  const Interval all = wilson_interval(25, 25);
-  EXPECT_NEAR(all.low, 0.8668, 5e-5);
-  EXPECT_DOUBLE_EQ(all.high, 1.0);
-  const Interval none = wilson_interval(0, 0);
-  EXPECT_EQ(none.low, 0.0);
-  EXPECT_EQ(none.high, 1.0);
-}
 
 }  // namespace
 }  // namespace optiq::eval

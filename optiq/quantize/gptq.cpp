@@ -16,6 +16,7 @@
 #include "optiq/base/parallel.h"
 #include "optiq/quantize/blas.h"
 #include "optiq/quantize/cholesky.h"
+#include "optiq/quantize/descent.h"
 #include "optiq/quantize/packing.h"
 
 namespace optiq::quantize {
@@ -24,6 +25,8 @@ namespace {
 constexpr std::int64_t kColumns = 128;  // of a block
 constexpr std::int64_t kChunk = 512;    // rows worked on at a time
 constexpr std::int64_t kLane = 64;      // rows of a task inside a block
+constexpr int kTurns =
+    2;  // of descend(); docs/decisions/rounding.md has what more give
 
 void check_hessian(std::span<const float> H, std::int64_t K) {
   if (K <= 0 || H.size() != static_cast<std::uint64_t>(K) * K)
@@ -282,6 +285,24 @@ GptqResult encode_gptq(std::span<const float> w, std::int64_t N, std::int64_t K,
                  options.affine.bits,
                  {result.tensor.weight.data() + (first + r) * words, words});
     }
+  }
+  if (feedback.unit_upper.empty()) return result;
+  std::vector<float> damped(H.begin(), H.end());
+  const double mean = std::accumulate(h.begin(), h.end(), 0.0) / static_cast<double>(K);
+  for (std::int64_t k = 0; k < K; ++k)
+    damped[k * K + k] += static_cast<float>(feedback.damping * mean);
+  EncodedTensor better = result.tensor;
+  descend(w, damped, kTurns, better);
+  double error = 0;
+  for (std::int64_t first = 0; first < N; first += kChunk) {
+    const std::int64_t rows = std::min(kChunk, N - first);
+    for (double of_row :
+         row_errors(difference_of_rows(w, better, first, rows), rows, K, H, product))
+      error += of_row;
+  }
+  if (error < result.output_error) {
+    result.output_error = error;
+    result.tensor = std::move(better);
   }
   return result;
 }

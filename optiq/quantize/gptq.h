@@ -28,13 +28,15 @@ struct GptqResult {
 /// correction for the errors already made; codes stay at their places, so the result is
 /// an ordinary affine tensor without a permutation. A row keeps the codes of
 /// encode_affine where these are no worse, so output_error <= searched_output_error.
+/// Codes, scales and biases are then improved one by one (descent.h), if that helps.
 /// A factor that fails is tried again with ten times the damping.
 ///
 /// Shapes    w [N, K] and H [K, K], row major; H symmetric (its rows are read).
 /// Throws    std::invalid_argument as encode_affine; for an H that is not finite or has
 ///           a negative diagonal.
 /// Threads   uses the shared pool and BLAS's own threads.
-/// Cost      K^3 / 3 + 2.5 N K^2 multiply-adds, two copies of H, 5 K floats for each of
+/// Cost      K^3 / 3 + 4 to 6 N K^2 multiply-adds, two copies of H, 5 K floats for each
+/// of
 ///           512 rows.
 /// Source    Frantar et al., GPTQ (2210.17323), in the form without an inverse of
 ///           Chee et al., QuIP (2307.13304), section 3 and theorem 6 (LDLQ).

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "optiq/quantize/cholesky.h"
+#include "optiq/quantize/descent.h"
+#include "optiq/quantize/packing.h"
 #include "optiq/quantize/testing.h"
 
 namespace optiq::quantize {
@@ -85,8 +87,9 @@ TEST(Gptq, KeepsTheSearchedCodesWhereInputsAreUncorrelated) {
   std::vector<float> H(K * K), h(K);
   for (std::int64_t k = 0; k < K; ++k) H[k * K + k] = h[k] = 1 + 0.01f * k;
   const auto result = encode_gptq(w, N, K, H, {});
-  EXPECT_EQ(result.tensor.weight, encode_affine(w, N, K, h, {}).weight);
-  EXPECT_EQ(result.output_error, result.searched_output_error);
+  // Only stored neighbours of scales that weigh the damped diagonal may differ.
+  EXPECT_LE(result.output_error, result.searched_output_error);
+  EXPECT_GE(result.output_error, 0.99 * result.searched_output_error);
 }
 
 TEST(Gptq, NeverLosesOnDegenerateHessians) {
@@ -139,6 +142,62 @@ TEST(Gptq, RefusesBadHessians) {
   EXPECT_THROW(encode_gptq(w, 2, 64, H, {}), std::invalid_argument);
   H[65] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_THROW(encode_gptq(w, 2, 64, H, {}), std::invalid_argument);
+}
+
+TEST(Descent, LowersTheErrorOfAnyTensorAndTellsByHowMuch) {
+  for (int bits : {2, 3, 4, 5, 6, 8})
+    for (int group_size : {32, 64, 128}) {
+      SCOPED_TRACE(bits);
+      const std::int64_t N = 37, K = 256;
+      const auto w = make_weights(Kind::kHeavyTailed, N, K, 11);
+      auto H = random_hessian(K, 24, 300, 12);
+      for (std::int64_t k = 0; k < K; ++k) H[k * K + k] += 0.1f;
+      for (FloatType type : {FloatType::kBF16, FloatType::kF16, FloatType::kF32}) {
+        EncodedTensor tensor = encode_affine(w, N, K, {}, {bits, group_size, type});
+        const double before = exact_output_error(w, tensor, H);
+        const double gain = descend(w, H, 4, tensor);
+        const double after = exact_output_error(w, tensor, H);
+        EXPECT_LT(after, 0.9 * before);
+        EXPECT_NEAR(before - after, gain, 2e-3 * before);
+      }
+    }
+}
+
+// At the end of a descent no single code is better elsewhere.
+TEST(Descent, EndsWhereNoCodeCanBeBetter) {
+  const std::int64_t N = 3, K = 64;
+  const auto w = make_weights(Kind::kNormal, N, K, 13);
+  auto H = random_hessian(K, 12, 200, 14);
+  for (std::int64_t k = 0; k < K; ++k) H[k * K + k] += 0.5f;
+  EncodedTensor tensor = encode_affine(w, N, K, {}, {4, 64, FloatType::kBF16});
+  descend(w, H, 100, tensor);
+  const double best = exact_output_error(w, tensor, H);
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(N * K));
+  unpack_codes(tensor.weight, 4, codes);
+  for (std::size_t i = 0; i < codes.size(); ++i)
+    for (int step : {-1, 1}) {
+      auto moved = codes;
+      if (codes[i] + step < 0 || codes[i] + step > 15) continue;
+      moved[i] = static_cast<std::uint8_t>(codes[i] + step);
+      EncodedTensor other = tensor;
+      pack_codes(moved, 4, other.weight);
+      EXPECT_GE(exact_output_error(w, other, H), best * (1 - 1e-4)) << i;
+    }
+}
+
+TEST(Descent, ARowDoesNotDependOnTheOthers) {
+  const std::int64_t N = 70, K = 128;
+  const auto w = make_weights(Kind::kNormal, N, K, 15);
+  auto H = random_hessian(K, 12, 200, 16);
+  for (std::int64_t k = 0; k < K; ++k) H[k * K + k] += 0.1f;
+  EncodedTensor all = encode_affine(w, N, K, {}, {});
+  descend(w, H, 3, all);
+  const std::span<const float> last(w.data() + 69 * K, K);
+  EncodedTensor one = encode_affine(last, 1, K, {}, {});
+  descend(last, H, 3, one);
+  const std::size_t words = K * 4 / 32;
+  EXPECT_EQ(one.weight,
+            std::vector<std::uint32_t>(all.weight.end() - words, all.weight.end()));
 }
 
 TEST(Cholesky, MultipliesBackToTheMatrix) {

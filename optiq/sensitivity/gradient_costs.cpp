@@ -220,24 +220,60 @@ double cost_of_lookup(const std::vector<Trip>& trips, const mx::array& change) {
   return sum;
 }
 
+// sum x x^T [K, K]
+mx::array second_moments(const Arrays& inputs) {
+  std::optional<mx::array> sum;
+  for (const mx::array& x : inputs) {
+    const mx::array product = mx::matmul(mx::transpose(x), x);
+    sum = mx::contiguous(sum ? *sum + product : product);
+    mx::eval(*sum);
+  }
+  return *sum;
+}
+
+// What the head is given.
+Arrays head_inputs(models::Model& model, const std::vector<Trip>& trips) {
+  Arrays inputs;
+  for (const Trip& trip : trips) {
+    inputs.push_back(model.final_norm(trip.inputs.back()));
+    mx::eval(inputs.back());
+  }
+  return inputs;
+}
+
+// Each matrix in its anchor format, by path.
+using Anchors = std::map<std::string, kernels::LinearWeight>;
+
 // One matrix at every format: bytes and errors, and what `cost` says of the change.
 template <class Cost>
 LayerSensitivity at_formats(const LinearModule& module,
                             const InputStatistics& statistics,
-                            const GradientCostOptions& options, Cost&& cost) {
+                            const GradientCostOptions& options, const Arrays& inputs,
+                            Anchors& anchors, Cost&& cost) {
   const kernels::LinearWeight& w = module.weight;
   const int N = w.output_dim(), K = w.input_dim();
   const std::vector<float> importance = statistics.mean_squares(module.path);
   const double norm = std::max(squared_norm(w, importance), 1e-30);
   LayerSensitivity layer{
       module.path, module.layer, static_cast<std::int64_t>(N) * K, {}};
-  for (const QuantSpec& spec : options.formats) {
+  std::vector<QuantSpec> formats;
+  for (const QuantSpec& spec : options.formats)
+    if (quantize::fits(spec, K)) formats.push_back(spec);
+  const bool by_moments = options.encode && !inputs.empty();
+  std::optional<mx::array> H;
+  if (by_moments) H = second_moments(inputs);
+  for (std::size_t i = 0; i < formats.size(); ++i) {
     throw_if_interrupted();
-    if (!quantize::fits(spec, K)) continue;
+    const QuantSpec& spec = formats[i];
     quantize::EncodedTensor tensor =
-        quantize::encode(w, spec, importance, options.search);
+        by_moments ? options.encode(module, spec, {H->data<float>(), H->size()})
+                   : quantize::encode(w, spec, importance, options.search);
     FormatCost at{spec, tensor.bytes(), 0, 0, tensor.error / norm};
-    at.kl = cost(quantize::as_linear_weight(std::move(tensor), w.bias));
+    const kernels::LinearWeight coded =
+        quantize::as_linear_weight(std::move(tensor), w.bias);
+    at.kl = cost(coded);
+    if (by_moments && options.on_encoded) options.on_encoded(module.path, spec, coded);
+    if (i == anchor_format(formats)) anchors.emplace(module.path, coded);
     layer.formats.push_back(at);
   }
   return layer;
@@ -290,31 +326,37 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
     by_layer[module->layer].push_back(module);
   std::map<std::string, LayerSensitivity> costs;
   std::set<std::string> reached;
+  Anchors anchors;
   std::size_t done = 0;
   const std::size_t total = 2 * static_cast<std::size_t>(n_layers);
   const auto tell = [&] {
     if (options.on_layer) options.on_layer(++done, total);
   };
+  const Arrays of_head = options.encode ? head_inputs(model, trips.all()) : Arrays{};
   if (output.layer == n_layers) {
     reached.insert(output.path);
-    costs.emplace(
-        output.path, at_formats(output, statistics, options, [&](const auto& coded) {
-          return cost_in_head(model, trips.all(), change_of(output.weight, coded)) /
-                 tokens;
-        }));
+    costs.emplace(output.path,
+                  at_formats(output, statistics, options, of_head, anchors,
+                             [&](const auto& coded) {
+                               return cost_in_head(model, trips.all(),
+                                                   change_of(output.weight, coded)) /
+                                      tokens;
+                             }));
   }
   for (int i = n_layers - 1; i >= 0; --i) {
     const SeenByPath seen = trips.back_through(i);
     for (const LinearModule* module : by_layer[i]) {
       const auto found = seen.find(module->path);
       if (found != seen.end()) reached.insert(module->path);
-      costs.emplace(module->path,
-                    at_formats(*module, statistics, options, [&](const auto& coded) {
-                      if (found == seen.end()) return 0.0;
-                      return cost_in_layer(found->second,
-                                           change_of(module->weight, coded)) /
-                             tokens;
-                    }));
+      const Arrays inputs = found != seen.end() ? found->second.x : Arrays{};
+      costs.emplace(
+          module->path,
+          at_formats(
+              *module, statistics, options, inputs, anchors, [&](const auto& coded) {
+                if (found == seen.end()) return 0.0;
+                return cost_in_layer(found->second, change_of(module->weight, coded)) /
+                       tokens;
+              }));
     }
     tell();
   }
@@ -322,19 +364,22 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
     // The one whose rows go into the first layer.
     const bool is_table = module == by_layer[LinearModule::kEmbedding].front();
     if (is_table) reached.insert(module->path);
-    costs.emplace(module->path,
-                  at_formats(*module, statistics, options, [&](const auto& coded) {
-                    if (!is_table) return 0.0;
-                    const mx::array change = change_of(module->weight, coded);
-                    double sum = cost_of_lookup(trips.all(), change);
-                    if (module == &output)
-                      sum += cost_in_head(model, trips.all(), change);
-                    return sum / tokens;
-                  }));
+    costs.emplace(
+        module->path,
+        at_formats(*module, statistics, options, module == &output ? of_head : Arrays{},
+                   anchors, [&](const auto& coded) {
+                     if (!is_table) return 0.0;
+                     const mx::array change = change_of(module->weight, coded);
+                     double sum = cost_of_lookup(trips.all(), change);
+                     if (module == &output)
+                       sum += cost_in_head(model, trips.all(), change);
+                     return sum / tokens;
+                   }));
   }
 
   Sensitivities result;
   result.method = "optiq";
+  result.compensated = static_cast<bool>(options.encode);
   result.tokens = trips.tokens();
   for (int i = LinearModule::kEmbedding; i <= n_layers; ++i) {
     std::vector<LayerSensitivity*> layers;
@@ -346,14 +391,8 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
     std::vector<kernels::LinearWeight> own;
     for (LinearModule* module : by_layer[i]) {
       own.push_back(module->weight);
-      const LayerSensitivity& layer = costs.at(module->path);
-      std::vector<QuantSpec> specs;
-      for (const FormatCost& cost : layer.formats) specs.push_back(cost.spec);
-      if (specs.empty()) continue;
-      module->weight = quantize::as_linear_weight(
-          quantize::encode(module->weight, specs[anchor_format(specs)],
-                           statistics.mean_squares(module->path), options.search),
-          module->weight.bias);
+      if (const auto anchor = anchors.find(module->path); anchor != anchors.end())
+        module->weight = std::move(anchor->second);
     }
     const Divergence d =
         meter.measure({options.probe_windows, /*every_second_token=*/true});

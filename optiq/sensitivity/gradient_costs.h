@@ -1,17 +1,30 @@
 // What each matrix would cost at each format, from one pass forward and one back.
 #pragma once
+#include <span>
+
 #include "optiq/sensitivity/measure.h"
 
 namespace optiq::sensitivity {
 
 struct GradientCostOptions {
-  std::vector<QuantSpec> formats;  // by rising bits
+  std::vector<QuantSpec> formats;  // by rising bits, then by falling groups
   quantize::Search search = quantize::Search::kSearch;
   std::int64_t input_bytes = 1LL << 30;  // that layers' inputs may take: of windows,
                                          // the first that fit are used, at least one
   int probe_windows = 0;   // on which each layer is measured as a whole; 0: all
   std::uint64_t seed = 0;  // of the tokens that the model draws
   std::function<void(std::size_t done, std::size_t total)> on_layer;
+
+  /// How a matrix is encoded whose costs are estimated, given H = sum x x^T [K, K] of
+  /// its inputs: not those of experts. None: by `search`, weighted by its inputs' mean
+  /// squares.
+  std::function<quantize::EncodedTensor(const models::LinearModule&, const QuantSpec&,
+                                        std::span<const float> H)>
+      encode;
+  /// Told of each matrix so encoded.
+  std::function<void(const std::string& path, const QuantSpec&,
+                     const kernels::LinearWeight&)>
+      on_encoded;
 };
 
 /// Estimates of KL(reference || model with one matrix alone at one format), to second

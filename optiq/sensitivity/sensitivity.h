@@ -37,6 +37,7 @@ struct Sensitivities {
   Reference reference = Reference::kBf16;
   std::vector<LayerSensitivity> layers;  // in the order data walks
   std::int64_t tokens = 0;               // of the calibration
+  bool compensated = false;  // costs are of codes that make up for each other
 };
 
 }  // namespace optiq::sensitivity
