@@ -25,6 +25,7 @@ struct Flags {
   std::string measure = "auto";
   bool compensate = false;
   bool no_compensate = false;
+  bool refine = false;
   bool no_refine = false;
 };
 
@@ -175,7 +176,7 @@ void run_convert(Flags flags, Context& context) {
     throw UsageError("--compensate: expected --rounding search and --mode affine");
   if (!flags.sensitivity.empty()) options.sensitivity_file = flags.sensitivity;
   if (flags.target_size) options.target_size = size_of(*flags.target_size);
-  options.refine = !flags.no_refine;
+  if (flags.refine || flags.no_refine) options.refine = flags.refine;
   if (context.seed != 0) options.seed = context.seed;
   options.model_name = flags.options.model_name;
   options.model = find_model(options.model_name);
@@ -256,8 +257,12 @@ Run add_convert(CLI::App& app) {
       ->type_name("FILE");
   app.add_flag("--tie-fused", o.tie_fused,
                "One width for q, k, v, and one for gate and up");
-  app.add_flag("--no-refine", flags->no_refine,
-               "Skip the second measurement around the chosen allocation");
+  auto* refine = app.add_flag(
+      "--refine", flags->refine,
+      "Measure again around the chosen widths: the default where they were measured "
+      "exactly; by gradients it takes longer than all else and has found nothing");
+  app.add_flag("--no-refine", flags->no_refine, "Take the chosen widths as they are")
+      ->excludes(refine);
   app.add_flag("--skip-baselines", o.skip_baselines,
                "Do not measure uniform widths for comparison; static and uniform then "
                "run no model at all");

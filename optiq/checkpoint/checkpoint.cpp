@@ -142,6 +142,7 @@ Checkpoint Checkpoint::open(const fs::path& directory, OpenOptions options) {
       fail(directory / file, fmt::format("expected tensor {}, which {} lists there",
                                          quote(name), index.string()));
   }
+  checkpoint.find_scaled_tensors();
   checkpoint.gather();
   return checkpoint;
 }
@@ -170,13 +171,36 @@ void Checkpoint::add_shards(const std::vector<fs::path>& files) {
   entries_ = std::move(entries);
 }
 
-void Checkpoint::gather() {
+void Checkpoint::find_scaled_tensors() {
   std::vector<const TensorInfo*> tensors;
   for (const auto& [name, entry] : *entries_)
     tensors.push_back(&entry.shard->tensors()[entry.index]);
+  auto scaled = find_scaled(tensors, *config_);
+  if (scaled.empty()) return;
+  std::set<std::string, std::less<>> hidden;
+  for (const auto& [name, tensor] : scaled) hidden.insert(tensor.scales);
+  scaled_ =
+      std::make_shared<const std::map<std::string, ScaledTensor>>(std::move(scaled));
+  hidden_ =
+      std::make_shared<const std::set<std::string, std::less<>>>(std::move(hidden));
+}
+
+// A tensor of the files as it is shown.
+const TensorInfo& Checkpoint::seen(const Entry& entry) const {
+  const TensorInfo& stored = entry.shard->tensors()[entry.index];
+  if (!scaled_) return stored;
+  const auto found = scaled_->find(stored.name);
+  return found == scaled_->end() ? stored : found->second.info;
+}
+
+void Checkpoint::gather() {
+  std::vector<const TensorInfo*> tensors;
+  for (const auto& [name, entry] : *entries_)
+    if (!hidden_ || !hidden_->contains(name)) tensors.push_back(&seen(entry));
   auto gathered = gather_experts(tensors);
   if (gathered.empty()) return;
   std::set<std::string, std::less<>> hidden;
+  if (hidden_) hidden = *hidden_;
   for (const auto& [name, tensor] : gathered) {
     if (entries_->contains(name)) fail(tensor.info, "is in the file in two forms");
     for (const auto& part : tensor.parts) hidden.insert(part.source);
@@ -206,9 +230,7 @@ std::vector<std::string> Checkpoint::names() const {
 const TensorInfo* Checkpoint::find(std::string_view name) const {
   if (const GatheredTensor* gathered = find_gathered(name)) return &gathered->info;
   const auto found = entries_->find(name);
-  return found == entries_->end()
-             ? nullptr
-             : &found->second.shard->tensors()[found->second.index];
+  return found == entries_->end() ? nullptr : &seen(found->second);
 }
 
 const Checkpoint::Entry& Checkpoint::entry(std::string_view name) const {
@@ -222,8 +244,25 @@ const Checkpoint::Entry& Checkpoint::entry(std::string_view name) const {
 
 const TensorInfo& Checkpoint::info(std::string_view name) const {
   if (const GatheredTensor* gathered = find_gathered(name)) return gathered->info;
-  const Entry& found = entry(name);
-  return found.shard->tensors()[found.index];
+  return seen(entry(name));
+}
+
+mx::array Checkpoint::unscaled(const ScaledTensor& tensor,
+                               const TensorBytes& bytes) const {
+  const mx::array scales =
+      mx::contiguous(mx::astype(piece(tensor.scales), mx::float32));
+  mx::eval(scales);
+  mx::Shape shape;
+  for (const std::int64_t n : tensor.info.shape)
+    shape.push_back(static_cast<mx::ShapeElem>(n));
+  mx::array values(mx::allocator::malloc(tensor.info.bytes), shape, mx::bfloat16);
+  const auto bad =
+      unscale(tensor, bytes.bytes, {scales.data<float>(), scales.size()},
+              {reinterpret_cast<std::uint16_t*>(values.data<char>()), values.size()});
+  if (bad)
+    fail(tensor.info,
+         fmt::format("expected finite values, found NaN or infinity at {}", *bad));
+  return values;
 }
 
 mx::array Checkpoint::tensor(std::string_view name) const {
@@ -254,6 +293,9 @@ mx::array Checkpoint::gathered(const GatheredTensor& tensor) const {
 mx::array Checkpoint::piece(std::string_view name) const {
   const Entry& found = entry(name);
   const TensorInfo& tensor = found.shard->tensors()[found.index];
+  if (scaled_ && tensor.bytes > 0)
+    if (const auto scaled = scaled_->find(tensor.name); scaled != scaled_->end())
+      return unscaled(scaled->second, found.shard->bytes(found.index));
   const std::optional<mx::Dtype> dtype = mlx_dtype(tensor.dtype);
   if (!dtype)
     fail(tensor, fmt::format("elements of type {} are not supported",
@@ -291,6 +333,8 @@ mx::array Checkpoint::require(std::string_view name,
 
 std::span<const std::byte> Checkpoint::mapped_bytes(std::string_view name) const {
   const Entry& found = entry(name);
+  OPTIQ_CHECK(&seen(found) == &found.shard->tensors()[found.index],
+              "bytes of 8-bit floats as they are seen");
   return found.shard->mapped_bytes(found.index);
 }
 
@@ -323,6 +367,8 @@ std::uint64_t Checkpoint::tensor_bytes() const {
   std::uint64_t sum = 0;
   for (const auto& shard : shards_)
     for (const TensorInfo& tensor : shard->tensors()) sum += tensor.bytes;
+  if (scaled_)
+    for (const auto& [name, tensor] : *scaled_) sum += tensor.info.bytes / 2;
   return sum;
 }
 

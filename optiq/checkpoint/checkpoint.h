@@ -14,6 +14,7 @@
 #include "mlx/mlx.h"
 #include "optiq/checkpoint/expert_tensors.h"
 #include "optiq/checkpoint/safetensors.h"
+#include "optiq/checkpoint/scaled_tensors.h"
 #include "optiq/checkpoint/shard.h"
 #include "optiq/kernels/quant_mode.h"
 
@@ -27,7 +28,8 @@ struct OpenOptions {
       true;  // a tensor with NaN or infinity is an error when it is used
 };
 
-/// Experts are seen in one form however the files store them (expert_tensors.h).
+/// Experts are seen in one form however the files store them (expert_tensors.h), and
+/// matrices of 8-bit floats with scales in bfloat16 (scaled_tensors.h).
 ///
 /// Cheap to copy; arrays it gave outlive it. Threads: const calls from any.
 class Checkpoint {
@@ -61,7 +63,9 @@ class Checkpoint {
   /// Throws    CheckpointError if it is missing, of a type MLX does not have, or not
   ///           finite (where OpenOptions ask); ResourceError.
   /// Cost      kMapped: page faults; kRead: one read. Plus the check at memory speed,
-  ///           on the first use of the bytes. Experts of several tensors are copied.
+  ///           on the first use of the bytes. Experts of several tensors are copied,
+  ///           and
+  ///           8-bit floats are computed each time.
   mx::array tensor(std::string_view name) const;
 
   /// As tensor(), but CheckpointError unless the shape is the expected one.
@@ -101,6 +105,9 @@ class Checkpoint {
   mx::array gathered(const GatheredTensor& tensor) const;
   const GatheredTensor* find_gathered(std::string_view name) const;
   void gather();
+  void find_scaled_tensors();
+  const TensorInfo& seen(const Entry& entry) const;
+  mx::array unscaled(const ScaledTensor& tensor, const TensorBytes& bytes) const;
 
   std::filesystem::path directory_;
   OpenOptions options_;
@@ -108,6 +115,7 @@ class Checkpoint {
   std::vector<std::shared_ptr<Shard>> shards_;
   std::shared_ptr<const std::map<std::string, Entry, std::less<>>> entries_;
   std::shared_ptr<const std::map<std::string, GatheredTensor>> gathered_;
+  std::shared_ptr<const std::map<std::string, ScaledTensor>> scaled_;
   std::shared_ptr<const std::set<std::string, std::less<>>> hidden_;  // in these
 };
 

@@ -169,6 +169,67 @@ TEST_F(CheckpointTest, ATypeThatMlxLacksIsAnErrorOnlyWhenUsed) {
                   {"model.safetensors", "'f8'", "F8_E4M3"});
 }
 
+// Codes 1, 2, ... of e4m3 have the values 2^-9, 2 x 2^-9, ...; 0x38 is 1, 0xB8 is -1.
+TEST_F(CheckpointTest, EightBitFloatsAreSeenInBfloat16) {
+  constexpr std::int64_t N = 130, K = 200;
+  std::string codes(N * K, '\x38');
+  codes[0] = 1;
+  codes[1] = '\xB8';
+  const auto floats = [](const std::vector<float>& values) {
+    return std::string(reinterpret_cast<const char*>(values.data()), values.size() * 4);
+  };
+  struct Case {
+    std::string end;
+    std::vector<std::int64_t> shape;
+    std::vector<float> scales;
+    float corner, last_row, last_column;
+  };
+  std::vector<float> rows(N, 2);
+  rows[N - 1] = 3;
+  for (const Case& c :
+       {Case{"_scale_inv", {2, 2}, {2, 3, 4, 5}, 2, 4, 3},
+        Case{"_scale", {N, 1}, rows, 2, 3, 2}, Case{"_scale", {}, {7}, 7, 7, 7}}) {
+    SCOPED_TRACE(c.end);
+    write_tensors(directory_ / "model.safetensors",
+                  {{"x.weight", DataType::kF8E4M3, {N, K}},
+                   {"x.weight" + c.end, DataType::kF32, c.shape}},
+                  {{"x.weight", codes}, {"x.weight" + c.end, floats(c.scales)}});
+    const Checkpoint checkpoint = Checkpoint::open(directory_.path());
+    EXPECT_EQ(checkpoint.names(), std::vector<std::string>{"x.weight"});
+    EXPECT_EQ(checkpoint.info("x.weight").dtype, DataType::kBF16);
+    EXPECT_EQ(checkpoint.info("x.weight").bytes, 2u * N * K);
+    const mx::array seen =
+        mx::astype(checkpoint.require("x.weight", {N, K}), mx::float32);
+    mx::eval(seen);
+    const float* values = seen.data<float>();
+    EXPECT_EQ(values[0], c.corner / 512);
+    EXPECT_EQ(values[1], -c.corner);
+    EXPECT_EQ(values[2], c.corner);
+    EXPECT_EQ(values[(N - 1) * K], c.last_row);
+    EXPECT_EQ(values[K - 1], c.last_column);
+  }
+}
+
+TEST_F(CheckpointTest, ScalesOfEightBitFloatsMustFit) {
+  const auto write = [&](std::vector<std::int64_t> shape, const std::string& codes) {
+    std::size_t bytes = 4;
+    for (const std::int64_t n : shape) bytes *= static_cast<std::size_t>(n);
+    write_tensors(directory_ / "model.safetensors",
+                  {{"x.weight", DataType::kF8E4M3, {4, 200}},
+                   {"x.weight_scale_inv", DataType::kF32, shape}},
+                  {{"x.weight", codes}, {"x.weight_scale_inv", std::string(bytes, 0)}});
+  };
+  write({1, 3}, std::string(800, '\x38'));
+  expect_mentions(message_of_opening(directory_.path()),
+                  {"model.safetensors", "x.weight_scale_inv", "128 x 128", "[1, 3]"});
+  std::string codes(800, '\x38');
+  codes[77] = '\x7F';
+  write({1, 2}, codes);
+  const Checkpoint checkpoint = Checkpoint::open(directory_.path());
+  expect_mentions(message_of<CheckpointError>([&] { checkpoint.tensor("x.weight"); }),
+                  {"x.weight", "NaN", "77"});
+}
+
 TEST_F(CheckpointTest, ATruncatedShardIsAnErrorWhenItIsOpened) {
   write_tensors(directory_ / "model.safetensors", {{"a", DataType::kF32, {1000}}});
   fs::resize_file(directory_ / "model.safetensors", 2000);

@@ -74,11 +74,17 @@ std::optional<Quantization> parse_quantization(const nlohmann::json& config,
                                                const std::filesystem::path& file) {
   const std::optional<Fields> fields = find_quantization(Fields(config, file));
   if (!fields || fields->json().empty()) return std::nullopt;
-  if (fields->has("quant_method"))
-    fields->fail(
-        "quant_method",
-        "a checkpoint quantized by MLX or one that is not quantized (fp8, GPTQ, "
-        "AWQ and others are not supported: use the original in bfloat16)");
+  if (fields->has("quant_method")) {
+    // Checkpoint shows these in bfloat16 (scaled_tensors.h).
+    const std::string method = fields->text_or("quant_method", "");
+    if (method == "fp8" || (method == "compressed-tensors" &&
+                            fields->text_or("format", "") == "float-quantized"))
+      return std::nullopt;
+    fields->fail("quant_method",
+                 "a checkpoint quantized by MLX, fp8, or one that is not quantized "
+                 "(GPTQ, AWQ and others are not supported: use the original in "
+                 "bfloat16)");
+  }
   for (const char* key : {"group_size", "bits"})
     if (!fields->has(key)) fields->fail(key, "a whole number");
   Quantization quantization;

@@ -61,15 +61,14 @@ TEST(Quantization, AModelThatIsNotQuantizedHasNone) {
 }
 
 TEST(Quantization, FormatsOfOthersGetOneClearError) {
-  for (const char* method :
-       {"fp8", "gptq", "awq", "bitsandbytes", "compressed-tensors"})
+  for (const char* method : {"gptq", "awq", "bitsandbytes", "compressed-tensors"})
     expect_mentions(
         error_of(std::string(R"({"quantization_config":{"quant_method":")") + method +
                  R"(","bits":4,"group_size":128}})"),
         {"m/config.json", "quantization_config.quant_method", method, "not supported"});
   expect_mentions(
-      error_of(R"({"text_config":{"quantization_config":{"quant_method":"fp8"}}})"),
-      {"text_config.quantization_config.quant_method", "fp8"});
+      error_of(R"({"text_config":{"quantization_config":{"quant_method":"awq"}}})"),
+      {"text_config.quantization_config.quant_method", "awq"});
 }
 
 TEST(Quantization, WidthsThatNoModeHasAreErrors) {

@@ -287,7 +287,7 @@ Result convert(const Options& options) {
     const auto all = contenders(options, session, matrices, costs, budget);
     if (measures) progress("joint verification", 0, 1);
     chosen = all.size() == 1 ? all.front() : verify_jointly(encoder, *meter, all);
-    if (measures && options.refine)
+    if (measures && options.refine.value_or(!gradients))
       chosen =
           refine(session.source(), encoder, *meter, costs, budget, std::move(chosen),
                  options.tie_fused, kRefineRounds, step_windows(meter->n_windows()));

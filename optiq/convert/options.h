@@ -68,7 +68,9 @@ struct Options {
   /// else; 0: none.
   int distill_epochs = 0;
   bool tie_fused = false;  // one width for q, k, v and one for gate, up
-  bool refine = true;      // measure again around the chosen allocation
+  /// Whether to measure again around the chosen allocation; unset: where widths were
+  /// measured exactly.
+  std::optional<bool> refine;
   bool skip_baselines = false;
   bool resume = false;
 

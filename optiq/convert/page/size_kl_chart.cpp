@@ -111,9 +111,12 @@ std::string size_kl_chart(std::span<const CurvePoint> points) {
   const auto uniform = of(CurvePoint::Series::kUniform);
   out += series(uniform, x, y, "uniform") +
          series(of(CurvePoint::Series::kMix), x, y, "mix");
-  for (const CurvePoint& point : uniform)
-    out += text(x.at(megabytes(point)) + 8, y.at(std::log10(point.kl_mean)) - 6, "tick",
-                point.label);
+  for (const CurvePoint& point : uniform) {
+    const double px = x.at(megabytes(point));
+    const bool fits = px + 90 < kWidth;
+    out += text(fits ? px + 8 : px + 4, y.at(std::log10(point.kl_mean)) - 9,
+                fits ? "tick" : "tick end", point.label);
+  }
   for (const CurvePoint& point : of(CurvePoint::Series::kChosen)) {
     const double px = x.at(megabytes(point)), py = y.at(std::log10(point.kl_mean));
     out += fmt::format("<circle class=chosen cx={:.1f} cy={:.1f} r=7 />", px, py);
