@@ -247,6 +247,7 @@ TEST_F(Convert, ProtectionIsStatedAndCanBeSwitched) {
 TEST_F(Convert, TiedProjectionsShareTheirWidthAfterRefinementToo) {
   Options o = options("tied");
   o.tie_fused = true;
+  o.refine = true;
   std::map<std::string, QuantSpec> spec_of;
   for (const LayerResult& layer : convert(o).layers) spec_of[layer.name] = *layer.spec;
   int pairs = 0;
@@ -362,7 +363,8 @@ TEST_F(Convert, GroupsAreChosenToo) {
   o.target_bpw = 5;
   const Result both = convert(o);
   std::set<int> sizes;
-  for (const auto& layer : read_json(o.output / "optiq/sensitivity.json").at("layers"))
+  const json written = read_json(o.output / "optiq/sensitivity.json");
+  for (const auto& layer : written.at("layers"))
     for (const auto& format : layer.at("metadata").at("formats"))
       sizes.insert(format.at("group_size").get<int>());
   EXPECT_TRUE(sizes.contains(64));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "mlx/ops.h"
 #include "mlx/random.h"
@@ -388,17 +389,25 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
     if (layers.empty()) continue;
     fill_unreached(layers, reached);
     meter.advance_to(i);
-    std::vector<kernels::LinearWeight> own;
-    for (LinearModule* module : by_layer[i]) {
-      own.push_back(module->weight);
-      if (const auto anchor = anchors.find(module->path); anchor != anchors.end())
+    // Experts apart from the others: their share is not known, and their codes are
+    // found in another way.
+    for (const bool is_reached : {true, false}) {
+      std::vector<LayerSensitivity*> part;
+      std::vector<std::pair<LinearModule*, kernels::LinearWeight>> own;
+      for (LinearModule* module : by_layer[i]) {
+        const auto anchor = anchors.find(module->path);
+        if (reached.contains(module->path) != is_reached || anchor == anchors.end())
+          continue;
+        part.push_back(&costs.at(module->path));
+        own.emplace_back(module, module->weight);
         module->weight = std::move(anchor->second);
+      }
+      if (part.empty()) continue;
+      const Divergence d =
+          meter.measure({options.probe_windows, /*every_second_token=*/true});
+      for (auto& [module, weight] : own) module->weight = std::move(weight);
+      scale_to(part, d.mean);
     }
-    const Divergence d =
-        meter.measure({options.probe_windows, /*every_second_token=*/true});
-    for (std::size_t m = 0; m < own.size(); ++m)
-      by_layer[i][m]->weight = std::move(own[m]);
-    scale_to(layers, d.mean);
     if (i >= 0 && i < n_layers) tell();
   }
   for (const LinearModule* module : model.linears())
