@@ -87,6 +87,13 @@ class SecondMoments {
   std::vector<mx::array> sums_;
 };
 
+// Few tokens say little of many inputs: what is fitted to them alone is wrong of
+// others.
+double damping_for(double share, std::int64_t inputs, std::int64_t tokens) {
+  return std::max(share, 0.5 * static_cast<double>(inputs) /
+                             static_cast<double>(std::max<std::int64_t>(tokens, 1)));
+}
+
 quantize::GptqResult encode_with(const kernels::LinearWeight& w, const QuantSpec& spec,
                                  std::span<const float> H, double damping,
                                  quantize::Search search) {
@@ -105,6 +112,7 @@ class Walk {
         model_(encoder.model()),
         groups_(grouped(windows)) {
     encoder.restore();
+    for (const Group& group : groups_) tokens_ += std::ssize(group.ids);
   }
 
   ~Walk() { model_.observe_inputs(nullptr); }
@@ -152,7 +160,8 @@ class Walk {
                double damping) const {
     throw_if_interrupted();
     const kernels::LinearWeight& w = encoder_.original(path);
-    quantize::GptqResult coded = encode_with(w, spec, H, damping, search_);
+    quantize::GptqResult coded =
+        encode_with(w, spec, H, damping_for(damping, w.input_dim(), tokens_), search_);
     const double searched = coded.searched_output_error;
     return {quantize::as_linear_weight(std::move(coded.tensor), w.bias),
             searched > 0 ? coded.output_error / searched : 1};
@@ -163,6 +172,7 @@ class Walk {
   const quantize::Search search_;
   models::Model& model_;
   std::vector<Group> groups_;
+  std::int64_t tokens_ = 0;
 };
 
 bool compensable(const std::optional<QuantSpec>& spec) {
@@ -185,11 +195,11 @@ bool tied(const models::Model& model) {
 
 quantize::EncodedTensor compensated(const models::LinearModule& module,
                                     const QuantSpec& spec, std::span<const float> H,
-                                    quantize::Search search) {
+                                    std::int64_t tokens, quantize::Search search) {
   const bool looked_up = module.layer == models::LinearModule::kEmbedding;
-  return encode_with(module.weight, spec, H, looked_up ? kTiedDamping : kDamping,
-                     search)
-      .tensor;
+  const double damping = damping_for(looked_up ? kTiedDamping : kDamping,
+                                     module.weight.input_dim(), tokens);
+  return encode_with(module.weight, spec, H, damping, search).tensor;
 }
 
 void compensate_candidates(Encoder& encoder, sensitivity::Sensitivities& costs,

@@ -15,10 +15,10 @@ namespace optiq::convert {
 
 using Progress = std::function<void(int done, int total)>;
 
-/// One matrix, given H [K, K] of its inputs.
+/// One matrix, given H [K, K] of its inputs, a sum over `tokens`.
 quantize::EncodedTensor compensated(const models::LinearModule& module,
                                     const QuantSpec& spec, std::span<const float> H,
-                                    quantize::Search search);
+                                    std::int64_t tokens, quantize::Search search);
 
 /// Before the choice: encodes every matrix in every format of its costs, and in
 /// `others`, with inputs of the model as it is in the source, and offers the result to

@@ -237,7 +237,8 @@ Result convert(const Options& options) {
       costs.formats = with_more_groups(formats, uniform_formats(), options);
       costs.encode = [&](const models::LinearModule& module, const QuantSpec& spec,
                          std::span<const float> H) {
-        return compensated(module, spec, H, options.rounding);
+        return compensated(module, spec, H, encoder.statistics().tokens,
+                           options.rounding);
       };
       costs.on_encoded = [&](const std::string& path, const QuantSpec& spec,
                              const kernels::LinearWeight& w) {
