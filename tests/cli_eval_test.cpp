@@ -27,10 +27,11 @@ TEST_F(Cli, EvalReportsItsKeys) {
   EXPECT_EQ(summary.at("flip_rate"), 0.0);
 }
 
-// Against itself, but in int8 on one side: likelihoods change a little, answers do not.
+// Against itself, but with a cache of 4 bits: likelihoods change a little.
 TEST_F(Cli, EveryTaskTellsWhatChangedFromAReference) {
-  Outcome outcome = run({"eval", "demo", "--task", "perplexity", "--reference", "demo",
-                         "--n-samples", "3", "--length", "128", "--json", "-", "-q"});
+  Outcome outcome =
+      run({"eval", "demo", "--task", "perplexity", "--reference", "demo", "--kv-bits",
+           "4", "--n-samples", "3", "--length", "128", "--json", "-", "-q"});
   ASSERT_EQ(outcome.status, 0) << outcome.err;
   json summary = json::parse(outcome.out);
   const auto& interval = summary.at("nll_change_interval");
