@@ -65,6 +65,17 @@ std::optional<mx::Dtype> mlx_dtype(DataType type) {
   fail(tensor.file, fmt::format("tensor {}: {}", quote(tensor.name), what));
 }
 
+mx::Shape shape_of(const TensorInfo& tensor) {
+  mx::Shape shape;
+  for (const std::int64_t dimension : tensor.shape) {
+    if (dimension > std::numeric_limits<mx::ShapeElem>::max())
+      fail(tensor, fmt::format("{}: a dimension is too large",
+                               describe(tensor.dtype, tensor.shape)));
+    shape.push_back(static_cast<mx::ShapeElem>(dimension));
+  }
+  return shape;
+}
+
 // name -> shard file name, from the index; every name is checked to be a plain one.
 std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   const nlohmann::json json = read_json_object(index);
@@ -252,10 +263,8 @@ mx::array Checkpoint::unscaled(const ScaledTensor& tensor,
   const mx::array scales =
       mx::contiguous(mx::astype(piece(tensor.scales), mx::float32));
   mx::eval(scales);
-  mx::Shape shape;
-  for (const std::int64_t n : tensor.info.shape)
-    shape.push_back(static_cast<mx::ShapeElem>(n));
-  mx::array values(mx::allocator::malloc(tensor.info.bytes), shape, mx::bfloat16);
+  mx::array values(mx::allocator::malloc(tensor.info.bytes), shape_of(tensor.info),
+                   mx::bfloat16);
   const auto bad =
       unscale(tensor, bytes.bytes, {scales.data<float>(), scales.size()},
               {reinterpret_cast<std::uint16_t*>(values.data<char>()), values.size()});
@@ -271,13 +280,7 @@ mx::array Checkpoint::tensor(std::string_view name) const {
 }
 
 mx::array Checkpoint::gathered(const GatheredTensor& tensor) const {
-  mx::Shape shape;
-  for (const std::int64_t n : tensor.info.shape) {
-    if (n > std::numeric_limits<mx::ShapeElem>::max())
-      fail(tensor.info, "a dimension is too large");
-    shape.push_back(static_cast<mx::ShapeElem>(n));
-  }
-  mx::array all(mx::allocator::malloc(tensor.info.bytes), shape,
+  mx::array all(mx::allocator::malloc(tensor.info.bytes), shape_of(tensor.info),
                 piece(tensor.parts[0].source).dtype());
   char* to = all.data<char>();
   std::string at;
@@ -300,13 +303,7 @@ mx::array Checkpoint::piece(std::string_view name) const {
   if (!dtype)
     fail(tensor, fmt::format("elements of type {} are not supported",
                              checkpoint::info(tensor.dtype).name));
-  mx::Shape shape;
-  for (const std::int64_t dimension : tensor.shape) {
-    if (dimension > std::numeric_limits<mx::ShapeElem>::max())
-      fail(tensor, fmt::format("{}: a dimension is too large",
-                               describe(tensor.dtype, tensor.shape)));
-    shape.push_back(static_cast<mx::ShapeElem>(dimension));
-  }
+  mx::Shape shape = shape_of(tensor);
   if (tensor.bytes == 0) return mx::zeros(shape, *dtype);
   const TensorBytes bytes = found.shard->bytes(found.index);
   if (options_.check_finite &&

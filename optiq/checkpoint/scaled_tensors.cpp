@@ -12,6 +12,7 @@
 #include "optiq/base/error.h"
 #include "optiq/checkpoint/quote.h"
 #include "optiq/kernels/float_type.h"
+#include "optiq/kernels/fp_values.h"
 
 namespace optiq::checkpoint {
 namespace {
@@ -23,17 +24,12 @@ constexpr std::int64_t kBlock = 128;
       fmt::format("{}: tensor {}: {}", tensor.file.string(), quote(tensor.name), what));
 }
 
-// Sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinity, NaN where all are set.
 std::array<float, 256> e4m3_values() {
   std::array<float, 256> values{};
-  for (int code = 0; code < 256; ++code) {
-    const int exponent = (code >> 3) & 15, mantissa = code & 7;
-    float value = exponent == 0
-                      ? std::ldexp(static_cast<float>(mantissa), -9)
-                      : std::ldexp(1 + static_cast<float>(mantissa) / 8, exponent - 7);
-    if ((code & 127) == 127) value = std::numeric_limits<float>::quiet_NaN();
-    values[static_cast<std::size_t>(code)] = code < 128 ? value : -value;
-  }
+  for (int code = 0; code < 256; ++code)
+    values[static_cast<std::size_t>(code)] =
+        (code & 127) == 127 ? std::numeric_limits<float>::quiet_NaN()
+                            : e4m3_to_float(static_cast<std::uint8_t>(code));
   return values;
 }
 

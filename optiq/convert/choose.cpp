@@ -125,7 +125,8 @@ Plan allocate_plan(const checkpoint::Checkpoint& source,
 std::vector<Contender> uniform_contenders(const checkpoint::Checkpoint& source,
                                           const std::vector<Matrix>& matrices,
                                           const PlanBudget& budget, QuantMode mode,
-                                          const std::vector<int>& bits) {
+                                          const std::vector<int>& bits,
+                                          std::optional<int> only) {
   std::vector<int> falling = bits;
   std::ranges::sort(falling, std::greater<>());
   std::vector<Contender> contenders;
@@ -133,7 +134,8 @@ std::vector<Contender> uniform_contenders(const checkpoint::Checkpoint& source,
   for (int b : falling)
     for (int group_size : info(mode).group_sizes) {
       // A wider format that fits with this group size leaves this one behind.
-      if (group_size >= smallest_group || !is_supported({mode, b, group_size}))
+      if ((only && group_size != *only) || group_size >= smallest_group ||
+          !is_supported({mode, b, group_size}))
         continue;
       const QuantSpec spec{mode, b, group_size};
       Plan plan = uniform_plan(matrices, spec);

@@ -42,11 +42,12 @@ Plan allocate_plan(const checkpoint::Checkpoint& source,
                    bool tie_fused);
 
 /// Every uniform plan of the candidate widths that is within the budget and not worse
-/// in width and group size than another that is.
+/// in width and group size than another that is; of one group size if that is given.
 std::vector<Contender> uniform_contenders(const checkpoint::Checkpoint& source,
                                           const std::vector<Matrix>& matrices,
                                           const PlanBudget& budget, QuantMode mode,
-                                          const std::vector<int>& bits);
+                                          const std::vector<int>& bits,
+                                          std::optional<int> group_size);
 
 /// Measures each contender whole and returns the one with the smallest divergence: the
 /// allocation assumes that divergences add up, and where they do not, uniform may win.

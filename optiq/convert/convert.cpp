@@ -142,8 +142,9 @@ std::vector<Contender> contenders(const Options& options, Session& session,
   if (both || options.protection == Protection::kOff) add(false);
   if (both || options.protection == Protection::kOn) add(true);
   if (!measured) return {all.back()};
-  for (Contender& uniform : uniform_contenders(session.source(), matrices, budget,
-                                               options.mode, options.candidate_bits))
+  for (Contender& uniform :
+       uniform_contenders(session.source(), matrices, budget, options.mode,
+                          options.candidate_bits, options.group_size))
     all.push_back(std::move(uniform));
   return all;
 }
@@ -212,8 +213,9 @@ Result convert(const Options& options) {
 
   const auto uniform_formats = [&] {
     std::vector<QuantSpec> specs;
-    for (const Contender& one : uniform_contenders(
-             session.source(), matrices, budget, options.mode, options.candidate_bits))
+    for (const Contender& one :
+         uniform_contenders(session.source(), matrices, budget, options.mode,
+                            options.candidate_bits, options.group_size))
       for (const auto& [path, spec] : one.plan)
         if (spec && std::ranges::find(specs, *spec) == specs.end())
           specs.push_back(*spec);
@@ -236,9 +238,8 @@ Result convert(const Options& options) {
     if (options.compensates()) {
       costs.formats = with_more_groups(formats, uniform_formats(), options);
       costs.encode = [&](const models::LinearModule& module, const QuantSpec& spec,
-                         std::span<const float> H) {
-        return compensated(module, spec, H, encoder.statistics().tokens,
-                           options.rounding);
+                         std::span<const float> H, std::int64_t tokens) {
+        return compensated(module, spec, H, tokens, options.rounding);
       };
       costs.on_encoded = [&](const std::string& path, const QuantSpec& spec,
                              const kernels::LinearWeight& w) {

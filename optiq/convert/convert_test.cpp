@@ -371,7 +371,6 @@ TEST_F(Convert, GroupsAreChosenToo) {
   EXPECT_TRUE(sizes.contains(128));
   o.output = work_ / "groups-64";
   o.group_size = 64;
-  o.compensate = false;
   for (const auto& layer : convert(o).layers)
     if (layer.spec) EXPECT_EQ(layer.spec->group_size, 64) << layer.name;
 }

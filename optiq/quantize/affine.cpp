@@ -13,6 +13,7 @@
 #include "optiq/base/parallel.h"
 #include "optiq/quantize/affine_search.h"
 #include "optiq/quantize/packing.h"
+#include "optiq/quantize/stored_float.h"
 
 namespace optiq::quantize {
 namespace {
@@ -41,21 +42,6 @@ Affine mlx_affine(const float* w, int n, float max_code) {
   const float steps = std::rint(edge / scale);
   if (steps == 0) return {scale, 0.0f};
   return {edge / steps, edge};
-}
-
-float stored(float x, FloatType type) {
-  if (type == FloatType::kBF16) return bf16_to_float(float_to_bf16(x));
-  return type == FloatType::kF16 ? f16_to_float(float_to_f16(x)) : x;
-}
-
-void store(std::vector<std::byte>& data, std::int64_t index, float x, FloatType type) {
-  if (type == FloatType::kF32) {
-    std::memcpy(data.data() + 4 * index, &x, 4);
-    return;
-  }
-  const std::uint16_t bits =
-      type == FloatType::kBF16 ? float_to_bf16(x) : float_to_f16(x);
-  std::memcpy(data.data() + 2 * index, &bits, 2);
 }
 
 /// As many rows as the search has lanes, on their way from floats to codes.

@@ -12,6 +12,7 @@
 #include "optiq/base/parallel.h"
 #include "optiq/quantize/blas.h"
 #include "optiq/quantize/packing.h"
+#include "optiq/quantize/stored_float.h"
 
 namespace optiq::quantize {
 namespace {
@@ -27,23 +28,6 @@ constexpr std::int64_t kChunk = 512;  // whose first products are made at once
 #else
 #define OPTIQ_CLONES
 #endif
-
-void store(std::vector<std::byte>& data, std::int64_t index, float value,
-           FloatType type) {
-  if (type == FloatType::kF32) {
-    std::memcpy(data.data() + 4 * index, &value, 4);
-    return;
-  }
-  const std::uint16_t bits =
-      type == FloatType::kF16 ? float_to_f16(value) : float_to_bf16(value);
-  std::memcpy(data.data() + 2 * index, &bits, 2);
-}
-
-float stored(float value, FloatType type) {
-  if (type == FloatType::kF16) return f16_to_float(float_to_f16(value));
-  if (type == FloatType::kBF16) return bf16_to_float(float_to_bf16(value));
-  return value;
-}
 
 OPTIQ_CLONES void add_multiple(float* to, const float* from, float by, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) to[i] += by * from[i];

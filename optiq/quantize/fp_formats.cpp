@@ -10,8 +10,8 @@
 #include <stdexcept>
 
 #include "optiq/base/parallel.h"
+#include "optiq/kernels/fp_values.h"
 #include "optiq/quantize/fp_search.h"
-#include "optiq/quantize/fp_values.h"
 #include "optiq/quantize/packing.h"
 
 namespace optiq::quantize {

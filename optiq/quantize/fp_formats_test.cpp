@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "optiq/quantize/fp_values.h"
+#include "optiq/kernels/fp_values.h"
 #include "optiq/quantize/testing.h"
 
 namespace optiq::quantize {

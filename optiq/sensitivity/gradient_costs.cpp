@@ -133,17 +133,20 @@ class Trips {
     model_.layer(i, x, trip.batch);
     std::map<const LinearModule*, std::size_t> place;
     for (std::size_t m = 0; m < modules.size(); ++m) place[modules[m]] = m + 1;
+    std::map<const LinearModule*, std::size_t> given_at;  // in what function returns
     const auto function = [&](const Arrays& in) -> Arrays {
-      std::map<const LinearModule*, mx::array> inputs;
+      Arrays inputs;  // each once, however many modules it is given to
       model_.change_outputs([&](const LinearModule& module, const mx::array& y) {
         return y + in[place.at(&module)];
       });
       model_.observe_inputs([&](const LinearModule& module, const mx::array& given) {
-        inputs.emplace(&module, given);
+        const auto same = [&](const mx::array& x) { return x.id() == given.id(); };
+        const auto known = std::ranges::find_if(inputs, same);
+        given_at[&module] = static_cast<std::size_t>(known - inputs.begin()) + 1;
+        if (known == inputs.end()) inputs.push_back(given);
       });
       Arrays outputs{model_.layer(i, in[0], trip.batch)};
-      for (const LinearModule* module : modules)
-        outputs.push_back(mx::stop_gradient(inputs.at(module)));
+      for (const mx::array& x : inputs) outputs.push_back(mx::stop_gradient(x));
       model_.observe_inputs(nullptr);
       return outputs;
     };
@@ -155,7 +158,7 @@ class Trips {
     mx::eval(std::move(all));
     for (std::size_t m = 0; m < modules.size(); ++m) {
       Seen& of_module = seen[modules[m]->path];
-      of_module.x.push_back(outputs[m + 1]);
+      of_module.x.push_back(outputs[given_at.at(modules[m])]);
       of_module.g.push_back(gradients[m + 1]);
     }
     trip.back = gradients[0];
@@ -245,11 +248,13 @@ Arrays head_inputs(models::Model& model, const std::vector<Trip>& trips) {
 // Each matrix in its anchor format, by path.
 using Anchors = std::map<std::string, kernels::LinearWeight>;
 
-// One matrix at every format: bytes and errors, and what `cost` says of the change.
+// One matrix at every format: bytes and errors, and what `cost` says of the change. H
+// is a sum over `tokens`.
 template <class Cost>
 LayerSensitivity at_formats(const LinearModule& module,
                             const InputStatistics& statistics,
-                            const GradientCostOptions& options, const Arrays& inputs,
+                            const GradientCostOptions& options,
+                            const std::optional<mx::array>& H, std::int64_t tokens,
                             Anchors& anchors, Cost&& cost) {
   const kernels::LinearWeight& w = module.weight;
   const int N = w.output_dim(), K = w.input_dim();
@@ -260,14 +265,12 @@ LayerSensitivity at_formats(const LinearModule& module,
   std::vector<QuantSpec> formats;
   for (const QuantSpec& spec : options.formats)
     if (quantize::fits(spec, K)) formats.push_back(spec);
-  const bool by_moments = options.encode && !inputs.empty();
-  std::optional<mx::array> H;
-  if (by_moments) H = second_moments(inputs);
+  const bool by_moments = options.encode && H;
   for (std::size_t i = 0; i < formats.size(); ++i) {
     throw_if_interrupted();
     const QuantSpec& spec = formats[i];
     quantize::EncodedTensor tensor =
-        by_moments ? options.encode(module, spec, {H->data<float>(), H->size()})
+        by_moments ? options.encode(module, spec, {H->data<float>(), H->size()}, tokens)
                    : quantize::encode(w, spec, importance, options.search);
     FormatCost at{spec, tensor.bytes(), 0, 0, tensor.error / norm};
     const kernels::LinearWeight coded =
@@ -333,12 +336,13 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
   const auto tell = [&] {
     if (options.on_layer) options.on_layer(++done, total);
   };
-  const Arrays of_head = options.encode ? head_inputs(model, trips.all()) : Arrays{};
+  std::optional<mx::array> of_head;
+  if (options.encode) of_head = second_moments(head_inputs(model, trips.all()));
   if (output.layer == n_layers) {
     reached.insert(output.path);
     costs.emplace(output.path,
-                  at_formats(output, statistics, options, of_head, anchors,
-                             [&](const auto& coded) {
+                  at_formats(output, statistics, options, of_head, trips.tokens(),
+                             anchors, [&](const auto& coded) {
                                return cost_in_head(model, trips.all(),
                                                    change_of(output.weight, coded)) /
                                       tokens;
@@ -346,18 +350,26 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
   }
   for (int i = n_layers - 1; i >= 0; --i) {
     const SeenByPath seen = trips.back_through(i);
+    std::map<std::uintptr_t, mx::array> moments;  // of inputs that several have
     for (const LinearModule* module : by_layer[i]) {
       const auto found = seen.find(module->path);
       if (found != seen.end()) reached.insert(module->path);
-      const Arrays inputs = found != seen.end() ? found->second.x : Arrays{};
-      costs.emplace(
-          module->path,
-          at_formats(
-              *module, statistics, options, inputs, anchors, [&](const auto& coded) {
-                if (found == seen.end()) return 0.0;
-                return cost_in_layer(found->second, change_of(module->weight, coded)) /
-                       tokens;
-              }));
+      std::optional<mx::array> H;
+      if (options.encode && found != seen.end()) {
+        const Arrays& x = found->second.x;
+        const auto known = moments.find(x[0].id());
+        H = known != moments.end() ? known->second : second_moments(x);
+        moments.emplace(x[0].id(), *H);
+      }
+      costs.emplace(module->path,
+                    at_formats(*module, statistics, options, H, trips.tokens(), anchors,
+                               [&](const auto& coded) {
+                                 if (found == seen.end()) return 0.0;
+                                 return cost_in_layer(
+                                            found->second,
+                                            change_of(module->weight, coded)) /
+                                        tokens;
+                               }));
     }
     tell();
   }
@@ -365,17 +377,18 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
     // The one whose rows go into the first layer.
     const bool is_table = module == by_layer[LinearModule::kEmbedding].front();
     if (is_table) reached.insert(module->path);
-    costs.emplace(
-        module->path,
-        at_formats(*module, statistics, options, module == &output ? of_head : Arrays{},
-                   anchors, [&](const auto& coded) {
-                     if (!is_table) return 0.0;
-                     const mx::array change = change_of(module->weight, coded);
-                     double sum = cost_of_lookup(trips.all(), change);
-                     if (module == &output)
-                       sum += cost_in_head(model, trips.all(), change);
-                     return sum / tokens;
-                   }));
+    costs.emplace(module->path,
+                  at_formats(*module, statistics, options,
+                             module == &output ? of_head : std::nullopt, trips.tokens(),
+                             anchors, [&](const auto& coded) {
+                               if (!is_table) return 0.0;
+                               const mx::array change =
+                                   change_of(module->weight, coded);
+                               double sum = cost_of_lookup(trips.all(), change);
+                               if (module == &output)
+                                 sum += cost_in_head(model, trips.all(), change);
+                               return sum / tokens;
+                             }));
   }
 
   Sensitivities result;

@@ -15,11 +15,11 @@ struct GradientCostOptions {
   std::uint64_t seed = 0;  // of the tokens that the model draws
   std::function<void(std::size_t done, std::size_t total)> on_layer;
 
-  /// How a matrix is encoded whose costs are estimated, given H = sum x x^T [K, K] of
-  /// its inputs: not those of experts. None: by `search`, weighted by its inputs' mean
-  /// squares.
+  /// How a matrix is encoded whose costs are estimated, given H = sum x x^T [K, K]
+  /// of its inputs, over so many tokens: not those of experts. None: by `search`,
+  /// weighted by its inputs' mean squares.
   std::function<quantize::EncodedTensor(const models::LinearModule&, const QuantSpec&,
-                                        std::span<const float> H)>
+                                        std::span<const float> H, std::int64_t tokens)>
       encode;
   /// Told of each matrix so encoded.
   std::function<void(const std::string& path, const QuantSpec&,

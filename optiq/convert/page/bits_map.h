@@ -7,7 +7,7 @@
 
 namespace optiq::convert {
 
-/// A table, and the legend of its colours.
+/// A table; each cell has its width, its colour, and the whole name as a tip.
 std::string bits_map(std::span<const InspectedLayer> layers);
 
 }  // namespace optiq::convert

@@ -50,7 +50,7 @@ std::string axes(const Axis& x, const Axis& y) {
   for (double value = std::ceil(x.low / step) * step; value <= x.high; value += step) {
     out += line(x.at(value), y.from, x.at(value), y.to, "grid");
     out += text(x.at(value), y.from + 18, "tick mid",
-                fmt::format("{:.{}f}", value, step < 1 ? 1 : 0));
+                fmt::format("{:g}", std::round(value / step) * step));
   }
   for (int decade = static_cast<int>(std::floor(y.low)); decade <= y.high; ++decade)
     for (double digit : {1.0, 2.0, 5.0}) {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace optiq::quantize {
+namespace optiq {
 
 inline constexpr float kE2m1Values[16] = {0,    .5f,  1,  1.5f,  2,  3,  4,  6,
                                           -0.f, -.5f, -1, -1.5f, -2, -3, -4, -6};
@@ -44,4 +44,4 @@ inline std::uint8_t float_to_e2m1(float x) {
   return static_cast<std::uint8_t>(code | (std::signbit(x) && code ? 8 : 0));
 }
 
-}  // namespace optiq::quantize
+}  // namespace optiq
