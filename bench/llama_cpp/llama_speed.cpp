@@ -1,11 +1,12 @@
 // llama.cpp's prefill and decode speed on a model file, as one line of JSON.
 //
-//   llama_speed MODEL.gguf PROMPT DECODE THREADS [KV [DEPTH,...]]
+//   llama_speed MODEL.gguf PROMPT DECODE THREADS [KV [DEPTH,... [SEQUENCES]]]
 //
-// KV: f16 (default), q8_0 or q4_0, always with flash attention. A depth is reached by
-// handing back the saved state of 512 tokens, repeated: reading a long prompt would
-// take an hour. Built and run by scripts/nightly/compare-llama-cpp. As its own
-// llama-bench does, one short run warms it up.
+// KV: f16 (default), q8_0 or q4_0, always with flash attention. SEQUENCES at a time are
+// decoded from depth 0 on, where that is more than one, and then nothing else. A depth
+// is reached by handing back the saved state of 512 tokens, repeated: reading a long
+// prompt would take an hour. Built and run by scripts/nightly/compare-llama-cpp. As its
+// own llama-bench does, one short run warms it up.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -119,17 +120,45 @@ void decode(llama_context* context, std::vector<llama_token>& tokens) {
   llama_synchronize(context);
 }
 
+// Tokens a second of `n` sequences that grow by a token a step.
+double batched_rate(llama_context* context, int n, int steps, auto& draw) {
+  llama_batch batch = llama_batch_init(n, 0, 1);
+  batch.n_tokens = n;
+  const auto step = [&](int position) {
+    for (int i = 0; i < n; ++i) {
+      batch.token[i] = draw();
+      batch.pos[i] = position;
+      batch.n_seq_id[i] = 1;
+      batch.seq_id[i][0] = i;
+      batch.logits[i] = 1;
+    }
+    if (llama_decode(context, batch) != 0) fail("llama_decode did not work");
+    llama_synchronize(context);
+  };
+  constexpr int kWarm = 4;
+  for (int i = 0; i < kWarm; ++i) step(i);
+  const double start = seconds();
+  for (int i = 0; i < steps; ++i) step(kWarm + i);
+  const double rate = n * steps / (seconds() - start);
+  llama_batch_free(batch);
+  return rate;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 5 || argc > 7)
-    fail("usage: llama_speed MODEL.gguf PROMPT DECODE THREADS [KV [DEPTH,...]]");
+  if (argc < 5 || argc > 8)
+    fail(
+        "usage: llama_speed MODEL.gguf PROMPT DECODE THREADS [KV [DEPTH,... "
+        "[SEQUENCES]]]");
   const int prompt = std::atoi(argv[2]);
   const int n_decode = std::atoi(argv[3]);
   const int threads = std::atoi(argv[4]);
   if (prompt < 1 || n_decode < 1 || threads < 1) fail("counts start at 1");
   const ggml_type type = cache_type(argc > 5 ? argv[5] : "f16");
   const std::vector<int> depths = numbers(argc > 6 ? argv[6] : "0");
+  const int sequences = argc > 7 ? std::atoi(argv[7]) : 1;
+  if (sequences < 1) fail("counts start at 1");
   const int deepest = *std::max_element(depths.begin(), depths.end());
 
   llama_log_set(
@@ -145,6 +174,10 @@ int main(int argc, char** argv) {
   llama_context_params params = llama_context_default_params();
   params.n_ctx =
       static_cast<std::uint32_t>(std::max({prompt, kBatch, deepest}) + n_decode + 64);
+  if (sequences > 1) {
+    params.n_ctx = static_cast<std::uint32_t>(sequences * (n_decode + 64));
+    params.n_seq_max = static_cast<std::uint32_t>(sequences);
+  }
   params.n_batch = params.n_ubatch = kBatch;
   params.n_threads = params.n_threads_batch = threads;
   params.type_k = params.type_v = type;
@@ -156,9 +189,10 @@ int main(int argc, char** argv) {
   const int vocab_size = llama_vocab_n_tokens(llama_model_get_vocab(model));
   std::mt19937 random(1);
   std::uniform_int_distribution<llama_token> any(0, vocab_size - 1);
+  const auto draw = [&] { return any(random); };
   const auto tokens = [&](int n) {
     std::vector<llama_token> drawn(static_cast<std::size_t>(n));
-    for (llama_token& token : drawn) token = any(random);
+    for (llama_token& token : drawn) token = draw();
     return drawn;
   };
   const auto restart = [&] { llama_memory_clear(memory, true); };
@@ -186,27 +220,32 @@ int main(int argc, char** argv) {
       fail("the repeated state was not taken");
   };
 
-  prefill(32);
-  decode_one_by_one(4);
-  restart();
-  double start = seconds();
-  prefill(prompt);
-  const double prefill_seconds = seconds() - start;
-  std::string decoded;
-  for (const int depth : depths) {
-    fill(depth);
-    decode_one_by_one(1);
-    start = seconds();
-    decode_one_by_one(n_decode);
-    const double rate = n_decode / (seconds() - start);
-    char row[64];
-    std::snprintf(row, sizeof row, "%s{\"depth\": %d, \"tps\": %.3f}",
-                  decoded.empty() ? "" : ", ", depth, rate);
-    decoded += row;
+  if (sequences > 1) {
+    std::printf("{\"sequences\": %d, \"tps\": %.3f}\n", sequences,
+                batched_rate(context, sequences, n_decode, draw));
+  } else {
+    prefill(32);
+    decode_one_by_one(4);
+    restart();
+    double start = seconds();
+    prefill(prompt);
+    const double prefill_seconds = seconds() - start;
+    std::string decoded;
+    for (const int depth : depths) {
+      fill(depth);
+      decode_one_by_one(1);
+      start = seconds();
+      decode_one_by_one(n_decode);
+      const double rate = n_decode / (seconds() - start);
+      char row[64];
+      std::snprintf(row, sizeof row, "%s{\"depth\": %d, \"tps\": %.3f}",
+                    decoded.empty() ? "" : ", ", depth, rate);
+      decoded += row;
+    }
+    std::printf("{\"prefill_tps\": %.3f, \"decode\": [%s], \"model_bytes\": %llu}\n",
+                prompt / prefill_seconds, decoded.c_str(),
+                static_cast<unsigned long long>(llama_model_size(model)));
   }
-  std::printf("{\"prefill_tps\": %.3f, \"decode\": [%s], \"model_bytes\": %llu}\n",
-              prompt / prefill_seconds, decoded.c_str(),
-              static_cast<unsigned long long>(llama_model_size(model)));
   llama_free(context);
   llama_model_free(model);
   llama_backend_free();

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <set>
@@ -14,7 +15,10 @@
 #include "optiq/checkpoint/borrowed_array.h"
 #include "optiq/checkpoint/finite.h"
 #include "optiq/checkpoint/json_file.h"
+#include "optiq/checkpoint/packed_tensors.h"
+#include "optiq/checkpoint/quantization_config.h"
 #include "optiq/checkpoint/quote.h"
+#include "optiq/checkpoint/scaled_tensors.h"
 
 namespace optiq::checkpoint {
 namespace fs = std::filesystem;
@@ -63,6 +67,12 @@ std::optional<mx::Dtype> mlx_dtype(DataType type) {
 
 [[noreturn]] void fail(const TensorInfo& tensor, const std::string& what) {
   fail(tensor.file, fmt::format("tensor {}: {}", quote(tensor.name), what));
+}
+
+void require_finite(const TensorInfo& tensor, std::span<const std::byte> bytes) {
+  if (const auto bad = find_not_finite(bytes, tensor.dtype))
+    fail(tensor,
+         fmt::format("expected finite values, found NaN or infinity at {}", *bad));
 }
 
 mx::Shape shape_of(const TensorInfo& tensor) {
@@ -153,7 +163,7 @@ Checkpoint Checkpoint::open(const fs::path& directory, OpenOptions options) {
       fail(directory / file, fmt::format("expected tensor {}, which {} lists there",
                                          quote(name), index.string()));
   }
-  checkpoint.find_scaled_tensors();
+  checkpoint.find_computed();
   checkpoint.gather();
   return checkpoint;
 }
@@ -182,95 +192,114 @@ void Checkpoint::add_shards(const std::vector<fs::path>& files) {
   entries_ = std::move(entries);
 }
 
-void Checkpoint::find_scaled_tensors() {
+void Checkpoint::find_computed() {
   std::vector<const TensorInfo*> tensors;
   for (const auto& [name, entry] : *entries_)
     tensors.push_back(&entry.shard->tensors()[entry.index]);
-  auto scaled = find_scaled(tensors, *config_);
-  if (scaled.empty()) return;
-  std::set<std::string, std::less<>> hidden;
-  for (const auto& [name, tensor] : scaled) hidden.insert(tensor.scales);
-  scaled_ =
-      std::make_shared<const std::map<std::string, ScaledTensor>>(std::move(scaled));
-  hidden_ =
-      std::make_shared<const std::set<std::string, std::less<>>>(std::move(hidden));
+  auto found = find_scaled(tensors, *config_);
+  if (const auto packed = packed_config(*config_, directory_ / "config.json"))
+    std::ranges::move(find_packed(tensors, *packed, options_.packed_as_floats),
+                      std::back_inserter(found));
+  if (found.empty()) return;
+  auto computed = std::make_shared<Computed>();
+  for (ComputedTensor& tensor : found) {
+    computed->sources.insert(tensor.sources.begin(), tensor.sources.end());
+    const std::string name = tensor.info.name;
+    computed->by_name.emplace(name, std::move(tensor));
+  }
+  for (const auto& [name, tensor] : computed->by_name)
+    if (entries_->contains(name) && !computed->sources.contains(name))
+      fail(tensor.info, "is in the file in two forms");
+  computed_ = std::move(computed);
 }
 
-// A tensor of the files as it is shown.
-const TensorInfo& Checkpoint::seen(const Entry& entry) const {
-  const TensorInfo& stored = entry.shard->tensors()[entry.index];
-  if (!scaled_) return stored;
-  const auto found = scaled_->find(stored.name);
-  return found == scaled_->end() ? stored : found->second.info;
+const ComputedTensor* Checkpoint::find_computed(std::string_view name) const {
+  if (!computed_) return nullptr;
+  const auto found = computed_->by_name.find(name);
+  return found == computed_->by_name.end() ? nullptr : &found->second;
+}
+
+// Tensors of the files and computed ones, without those that computing reads.
+std::vector<const TensorInfo*> Checkpoint::ungathered() const {
+  std::vector<const TensorInfo*> tensors;
+  for (const auto& [name, entry] : *entries_)
+    if (!computed_ || !computed_->sources.contains(name))
+      tensors.push_back(&entry.shard->tensors()[entry.index]);
+  if (computed_)
+    for (const auto& [name, tensor] : computed_->by_name)
+      tensors.push_back(&tensor.info);
+  return tensors;
 }
 
 void Checkpoint::gather() {
-  std::vector<const TensorInfo*> tensors;
-  for (const auto& [name, entry] : *entries_)
-    if (!hidden_ || !hidden_->contains(name)) tensors.push_back(&seen(entry));
-  auto gathered = gather_experts(tensors);
-  if (gathered.empty()) return;
-  std::set<std::string, std::less<>> hidden;
-  if (hidden_) hidden = *hidden_;
-  for (const auto& [name, tensor] : gathered) {
-    if (entries_->contains(name)) fail(tensor.info, "is in the file in two forms");
-    for (const auto& part : tensor.parts) hidden.insert(part.source);
+  auto by_name = gather_experts(ungathered());
+  if (by_name.empty()) return;
+  auto gathered = std::make_shared<Gathered>();
+  for (const auto& [name, tensor] : by_name) {
+    if (find(name)) fail(tensor.info, "is in the file in two forms");
+    for (const auto& part : tensor.parts) gathered->sources.insert(part.source);
   }
-  gathered_ = std::make_shared<const std::map<std::string, GatheredTensor>>(
-      std::move(gathered));
-  hidden_ =
-      std::make_shared<const std::set<std::string, std::less<>>>(std::move(hidden));
+  gathered->by_name = std::move(by_name);
+  gathered_ = std::move(gathered);
 }
 
 const GatheredTensor* Checkpoint::find_gathered(std::string_view name) const {
   if (!gathered_) return nullptr;
-  const auto found = gathered_->find(std::string(name));
-  return found == gathered_->end() ? nullptr : &found->second;
+  const auto found = gathered_->by_name.find(std::string(name));
+  return found == gathered_->by_name.end() ? nullptr : &found->second;
 }
 
 std::vector<std::string> Checkpoint::names() const {
   std::vector<std::string> names;
-  for (const auto& [name, entry] : *entries_)
-    if (!hidden_ || !hidden_->contains(name)) names.push_back(name);
-  if (!gathered_) return names;
-  for (const auto& [name, tensor] : *gathered_) names.push_back(name);
+  for (const TensorInfo* tensor : ungathered())
+    if (!gathered_ || !gathered_->sources.contains(tensor->name))
+      names.push_back(tensor->name);
+  if (gathered_)
+    for (const auto& [name, tensor] : gathered_->by_name) names.push_back(name);
   std::ranges::sort(names);
   return names;
 }
 
 const TensorInfo* Checkpoint::find(std::string_view name) const {
   if (const GatheredTensor* gathered = find_gathered(name)) return &gathered->info;
+  if (const ComputedTensor* computed = find_computed(name)) return &computed->info;
   const auto found = entries_->find(name);
-  return found == entries_->end() ? nullptr : &seen(found->second);
+  if (found == entries_->end()) return nullptr;
+  return &found->second.shard->tensors()[found->second.index];
+}
+
+std::string_view Checkpoint::source_of(std::string_view name) const {
+  const GatheredTensor* gathered = find_gathered(name);
+  OPTIQ_CHECK(!gathered || gathered->is_whole(), "bytes of experts in one piece");
+  return gathered ? std::string_view(gathered->parts[0].source) : name;
 }
 
 const Checkpoint::Entry& Checkpoint::entry(std::string_view name) const {
-  const GatheredTensor* gathered = find_gathered(name);
-  OPTIQ_CHECK(!gathered || gathered->is_whole(), "bytes of experts in one piece");
-  const auto found = entries_->find(gathered ? gathered->parts[0].source : name);
+  const auto found = entries_->find(name);
   if (found == entries_->end())
     fail(directory_, fmt::format("tensor {} is missing", quote(name)));
   return found->second;
 }
 
 const TensorInfo& Checkpoint::info(std::string_view name) const {
-  if (const GatheredTensor* gathered = find_gathered(name)) return gathered->info;
-  return seen(entry(name));
+  if (const TensorInfo* found = find(name)) return *found;
+  fail(directory_, fmt::format("tensor {} is missing", quote(name)));
 }
 
-mx::array Checkpoint::unscaled(const ScaledTensor& tensor,
-                               const TensorBytes& bytes) const {
-  const mx::array scales =
-      mx::contiguous(mx::astype(piece(tensor.scales), mx::float32));
-  mx::eval(scales);
-  mx::array values(mx::allocator::malloc(tensor.info.bytes), shape_of(tensor.info),
-                   mx::bfloat16);
-  const auto bad =
-      unscale(tensor, bytes.bytes, {scales.data<float>(), scales.size()},
-              {reinterpret_cast<std::uint16_t*>(values.data<char>()), values.size()});
-  if (bad)
-    fail(tensor.info,
-         fmt::format("expected finite values, found NaN or infinity at {}", *bad));
+mx::array Checkpoint::computed(const ComputedTensor& tensor) const {
+  const TensorInfo& shown = tensor.info;
+  mx::array values(mx::allocator::malloc(shown.bytes), shape_of(shown),
+                   *mlx_dtype(shown.dtype));
+  std::vector<TensorBytes> kept;
+  std::vector<std::span<const std::byte>> sources;
+  for (const std::string& name : tensor.sources) {
+    const Entry& source = entry(name);
+    kept.push_back(source.shard->bytes(source.index));
+    sources.push_back(kept.back().bytes);
+  }
+  const std::span bytes(reinterpret_cast<std::byte*>(values.data<char>()), shown.bytes);
+  tensor.compute(sources, bytes);
+  if (options_.check_finite) require_finite(shown, bytes);
   return values;
 }
 
@@ -294,11 +323,10 @@ mx::array Checkpoint::gathered(const GatheredTensor& tensor) const {
 }
 
 mx::array Checkpoint::piece(std::string_view name) const {
-  const Entry& found = entry(name);
+  const std::string_view source = source_of(name);
+  if (const ComputedTensor* found = find_computed(source)) return computed(*found);
+  const Entry& found = entry(source);
   const TensorInfo& tensor = found.shard->tensors()[found.index];
-  if (scaled_ && tensor.bytes > 0)
-    if (const auto scaled = scaled_->find(tensor.name); scaled != scaled_->end())
-      return unscaled(scaled->second, found.shard->bytes(found.index));
   const std::optional<mx::Dtype> dtype = mlx_dtype(tensor.dtype);
   if (!dtype)
     fail(tensor, fmt::format("elements of type {} are not supported",
@@ -308,9 +336,7 @@ mx::array Checkpoint::piece(std::string_view name) const {
   const TensorBytes bytes = found.shard->bytes(found.index);
   if (options_.check_finite &&
       (bytes.just_read || options_.residency == Residency::kMapped))
-    if (const auto bad = find_not_finite(bytes.bytes, tensor.dtype))
-      fail(tensor,
-           fmt::format("expected finite values, found NaN or infinity at {}", *bad));
+    require_finite(tensor, bytes.bytes);
   return borrowed_array(bytes.bytes.data(), std::move(shape), *dtype, bytes.owner);
 }
 
@@ -329,43 +355,47 @@ mx::array Checkpoint::require(std::string_view name,
 }
 
 std::span<const std::byte> Checkpoint::mapped_bytes(std::string_view name) const {
-  const Entry& found = entry(name);
-  OPTIQ_CHECK(&seen(found) == &found.shard->tensors()[found.index],
-              "bytes of 8-bit floats as they are seen");
+  const std::string_view source = source_of(name);
+  OPTIQ_CHECK(!find_computed(source), "bytes of a tensor that is computed");
+  const Entry& found = entry(source);
   return found.shard->mapped_bytes(found.index);
 }
 
 void Checkpoint::release(std::string_view name) const {
-  if (const GatheredTensor* tensor = find_gathered(name);
-      tensor && !tensor->is_whole()) {
+  if (const GatheredTensor* tensor = find_gathered(name)) {
     for (const auto& part : tensor->parts)
       if (part.offset == 0) release(part.source);
     return;
   }
+  if (const ComputedTensor* tensor = find_computed(name)) {
+    for (const std::string& source : tensor->sources) release_stored(source);
+    return;
+  }
+  release_stored(name);
+}
+
+void Checkpoint::release_stored(std::string_view name) const {
   const Entry& found = entry(name);
   const TensorInfo& tensor = found.shard->tensors()[found.index];
   found.shard->file().advise_dont_need(tensor.offset, tensor.bytes);
 }
 
 void Checkpoint::check_finite(std::string_view name) const {
-  const TensorInfo& tensor = info(name);
-  if (const auto bad = find_not_finite(mapped_bytes(name), tensor.dtype))
-    fail(tensor,
-         fmt::format("expected finite values, found NaN or infinity at {}", *bad));
+  require_finite(info(name), mapped_bytes(name));
 }
 
 void Checkpoint::check_scales(std::string_view name, QuantMode mode) const {
   const TensorInfo& tensor = info(name);
-  if (const auto bad = find_nan_scale(mapped_bytes(name), mode))
+  const mx::array scales = this->tensor(name);
+  if (const auto bad = find_nan_scale(
+          {reinterpret_cast<const std::byte*>(scales.data<char>()), scales.nbytes()},
+          mode))
     fail(tensor, fmt::format("expected finite scales, found NaN at {}", *bad));
 }
 
 std::uint64_t Checkpoint::tensor_bytes() const {
   std::uint64_t sum = 0;
-  for (const auto& shard : shards_)
-    for (const TensorInfo& tensor : shard->tensors()) sum += tensor.bytes;
-  if (scaled_)
-    for (const auto& [name, tensor] : *scaled_) sum += tensor.info.bytes / 2;
+  for (const std::string& name : names()) sum += info(name).bytes;
   return sum;
 }
 

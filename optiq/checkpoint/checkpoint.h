@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "mlx/mlx.h"
+#include "optiq/checkpoint/computed_tensor.h"
 #include "optiq/checkpoint/expert_tensors.h"
 #include "optiq/checkpoint/safetensors.h"
-#include "optiq/checkpoint/scaled_tensors.h"
 #include "optiq/checkpoint/shard.h"
 #include "optiq/kernels/quant_mode.h"
 
@@ -26,10 +26,12 @@ struct OpenOptions {
   Residency residency = Residency::kRead;
   bool check_finite =
       true;  // a tensor with NaN or infinity is an error when it is used
+  bool packed_as_floats = false;  // what GPTQ and others packed (packed_tensors.h)
 };
 
-/// Experts are seen in one form however the files store them (expert_tensors.h), and
-/// matrices of 8-bit floats with scales in bfloat16 (scaled_tensors.h).
+/// Experts are seen in one form however the files store them (expert_tensors.h),
+/// matrices of 8-bit floats with scales in bfloat16 (scaled_tensors.h), and what GPTQ,
+/// AWQ and compressed-tensors packed in MLX's format (packed_tensors.h).
 ///
 /// Cheap to copy; arrays it gave outlive it. Threads: const calls from any.
 class Checkpoint {
@@ -64,8 +66,7 @@ class Checkpoint {
   ///           finite (where OpenOptions ask); ResourceError.
   /// Cost      kMapped: page faults; kRead: one read. Plus the check at memory speed,
   ///           on the first use of the bytes. Experts of several tensors are copied,
-  ///           and
-  ///           8-bit floats are computed each time.
+  ///           and other forms are computed, each time.
   mx::array tensor(std::string_view name) const;
 
   /// As tensor(), but CheckpointError unless the shape is the expected one.
@@ -100,23 +101,34 @@ class Checkpoint {
     std::shared_ptr<Shard> shard;
     std::size_t index;  // in the shard
   };
+  // Tensors in another form, and what they are made of, which is not shown.
+  struct Gathered {
+    std::map<std::string, GatheredTensor> by_name;
+    std::set<std::string, std::less<>> sources;
+  };
+  struct Computed {
+    std::map<std::string, ComputedTensor, std::less<>> by_name;
+    std::set<std::string, std::less<>> sources;
+  };
   const Entry& entry(std::string_view name) const;
   mx::array piece(std::string_view name) const;
   mx::array gathered(const GatheredTensor& tensor) const;
   const GatheredTensor* find_gathered(std::string_view name) const;
   void gather();
-  void find_scaled_tensors();
-  const TensorInfo& seen(const Entry& entry) const;
-  mx::array unscaled(const ScaledTensor& tensor, const TensorBytes& bytes) const;
+  std::vector<const TensorInfo*> ungathered() const;
+  void find_computed();
+  std::string_view source_of(std::string_view name) const;
+  void release_stored(std::string_view name) const;
+  const ComputedTensor* find_computed(std::string_view name) const;
+  mx::array computed(const ComputedTensor& tensor) const;
 
   std::filesystem::path directory_;
   OpenOptions options_;
   std::shared_ptr<const nlohmann::json> config_;
   std::vector<std::shared_ptr<Shard>> shards_;
   std::shared_ptr<const std::map<std::string, Entry, std::less<>>> entries_;
-  std::shared_ptr<const std::map<std::string, GatheredTensor>> gathered_;
-  std::shared_ptr<const std::map<std::string, ScaledTensor>> scaled_;
-  std::shared_ptr<const std::set<std::string, std::less<>>> hidden_;  // in these
+  std::shared_ptr<const Gathered> gathered_;  // none if there are no such
+  std::shared_ptr<const Computed> computed_;
 };
 
 }  // namespace optiq::checkpoint

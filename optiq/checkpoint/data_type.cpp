@@ -44,4 +44,17 @@ std::optional<DataType> data_type_from_name(std::string_view name) {
   return std::nullopt;
 }
 
+std::optional<FloatType> float_type(DataType type) {
+  switch (type) {
+    case DataType::kF32:
+      return FloatType::kF32;
+    case DataType::kF16:
+      return FloatType::kF16;
+    case DataType::kBF16:
+      return FloatType::kBF16;
+    default:
+      return std::nullopt;
+  }
+}
+
 }  // namespace optiq::checkpoint

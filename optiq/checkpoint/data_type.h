@@ -4,6 +4,8 @@
 #include <optional>
 #include <string_view>
 
+#include "optiq/kernels/float_type.h"
+
 namespace optiq::checkpoint {
 
 enum class DataType {
@@ -39,5 +41,8 @@ struct DataTypeInfo {
 
 const DataTypeInfo& info(DataType type);
 std::optional<DataType> data_type_from_name(std::string_view name);
+
+/// As kernels name it, if they compute with it.
+std::optional<FloatType> float_type(DataType type);
 
 }  // namespace optiq::checkpoint

@@ -58,6 +58,12 @@ nlohmann::json to_json(const QuantSpec& spec) {
 
 }  // namespace
 
+std::optional<PackedConfig> packed_config(const nlohmann::json& config,
+                                          const std::filesystem::path& file) {
+  const std::optional<Fields> fields = find_quantization(Fields(config, file));
+  return fields ? parse_packed(*fields) : std::nullopt;
+}
+
 std::optional<QuantSpec> Quantization::lookup(std::string_view module_path) const {
   const auto found = overrides.find(module_path);
   return found == overrides.end() ? std::optional(defaults) : found->second;
@@ -75,15 +81,19 @@ std::optional<Quantization> parse_quantization(const nlohmann::json& config,
   const std::optional<Fields> fields = find_quantization(Fields(config, file));
   if (!fields || fields->json().empty()) return std::nullopt;
   if (fields->has("quant_method")) {
-    // Checkpoint shows these in bfloat16 (scaled_tensors.h).
+    // Checkpoint shows these in MLX's format or in float (packed_tensors.h,
+    // scaled_tensors.h).
+    if (const auto packed = parse_packed(*fields))
+      return packed->has_mlx_form() ? std::optional(Quantization{packed->spec, {}})
+                                    : std::nullopt;
     const std::string method = fields->text_or("quant_method", "");
     if (method == "fp8" || (method == "compressed-tensors" &&
                             fields->text_or("format", "") == "float-quantized"))
       return std::nullopt;
     fields->fail("quant_method",
-                 "a checkpoint quantized by MLX, fp8, or one that is not quantized "
-                 "(GPTQ, AWQ and others are not supported: use the original in "
-                 "bfloat16)");
+                 "a checkpoint quantized by MLX, GPTQ, AWQ, compressed-tensors "
+                 "(pack-quantized, mxfp4-pack-quantized, float-quantized) or to fp8, "
+                 "or one that is not quantized");
   }
   for (const char* key : {"group_size", "bits"})
     if (!fields->has(key)) fields->fail(key, "a whole number");

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "optiq/checkpoint/packed_config.h"
 #include "optiq/kernels/quant_mode.h"
 
 namespace optiq::checkpoint {
@@ -31,10 +32,16 @@ struct Quantization {
 /// Reads `quantization`, else `quantization_config`, of the config or its text_config;
 /// none if the model is not quantized.
 ///
-/// Throws    CheckpointError naming the key; for fp8, GPTQ, AWQ and other checkpoints
-///           that are not of MLX, one that says what to use instead.
+/// Throws    CheckpointError naming the key; for methods that are not read, one that
+///           lists those that are.
 std::optional<Quantization> parse_quantization(const nlohmann::json& config,
                                                const std::filesystem::path& file);
+
+/// The same of matrices that others packed; none if there are no such.
+///
+/// Throws    as parse_packed()
+std::optional<PackedConfig> packed_config(const nlohmann::json& config,
+                                          const std::filesystem::path& file);
 
 /// One quantized matrix as its tensors have it.
 struct QuantizedModule {

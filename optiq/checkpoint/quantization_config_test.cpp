@@ -61,14 +61,14 @@ TEST(Quantization, AModelThatIsNotQuantizedHasNone) {
 }
 
 TEST(Quantization, FormatsOfOthersGetOneClearError) {
-  for (const char* method : {"gptq", "awq", "bitsandbytes", "compressed-tensors"})
+  for (const char* method : {"bitsandbytes", "quark", "compressed-tensors"})
     expect_mentions(
         error_of(std::string(R"({"quantization_config":{"quant_method":")") + method +
                  R"(","bits":4,"group_size":128}})"),
-        {"m/config.json", "quantization_config.quant_method", method, "not supported"});
+        {"m/config.json", "quantization_config.quant_method", method, "GPTQ, AWQ"});
   expect_mentions(
-      error_of(R"({"text_config":{"quantization_config":{"quant_method":"awq"}}})"),
-      {"text_config.quantization_config.quant_method", "awq"});
+      error_of(R"({"text_config":{"quantization_config":{"quant_method":"hqq"}}})"),
+      {"text_config.quantization_config.quant_method", "hqq"});
 }
 
 TEST(Quantization, WidthsThatNoModeHasAreErrors) {

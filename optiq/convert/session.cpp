@@ -22,9 +22,11 @@ namespace {
 using json = nlohmann::ordered_json;
 
 checkpoint::Checkpoint open_source(const Options& options) {
-  auto source = checkpoint::Checkpoint::open(options.model,
-                                             {checkpoint::Residency::kMapped, true});
-  if (checkpoint::parse_quantization(source.config(), options.model / "config.json"))
+  checkpoint::OpenOptions open{checkpoint::Residency::kMapped, true, true};
+  auto source = checkpoint::Checkpoint::open(options.model, open);
+  const auto file = options.model / "config.json";
+  if (checkpoint::parse_quantization(source.config(), file) &&
+      !checkpoint::packed_config(source.config(), file))
     throw std::invalid_argument(fmt::format(
         "MODEL: expected a checkpoint in float form, {} is quantized already",
         options.model.string()));
