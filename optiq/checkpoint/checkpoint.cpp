@@ -263,6 +263,7 @@ std::vector<std::string> Checkpoint::names() const {
 const TensorInfo* Checkpoint::find(std::string_view name) const {
   if (const GatheredTensor* gathered = find_gathered(name)) return &gathered->info;
   if (const ComputedTensor* computed = find_computed(name)) return &computed->info;
+  if (computed_ && computed_->sources.contains(name)) return nullptr;
   const auto found = entries_->find(name);
   if (found == entries_->end()) return nullptr;
   return &found->second.shard->tensors()[found->second.index];

@@ -165,6 +165,7 @@ void expect_reads(const std::filesystem::path& directory, const Matrix& m) {
       mx::float32);
   const auto floats = Checkpoint::open(directory, {Residency::kMapped, true, true});
   EXPECT_EQ(floats.names(), std::vector<std::string>{"x.weight"});
+  EXPECT_FALSE(floats.contains("x.scales"));
   const mx::array wide =
       mx::astype(floats.require("x.weight", {m.N, m.K}), mx::float32);
   mx::eval(values, wide);
