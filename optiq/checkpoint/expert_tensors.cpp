@@ -29,7 +29,7 @@ struct OneExpert {
   std::int64_t index;
 };
 
-// "<prefix>.mlp.experts.7.gate_proj.weight"
+// "<prefix>.mlp.experts.7.gate_proj.weight"; scales and biases of packed ones
 std::optional<OneExpert> one_expert(std::string_view name) {
   const std::size_t at = name.find(kExperts);
   if (at == std::string_view::npos) return std::nullopt;
@@ -39,10 +39,12 @@ std::optional<OneExpert> one_expert(std::string_view name) {
       std::from_chars(rest.data(), rest.data() + rest.size(), index);
   if (error != std::errc() || index < 0 || index >= kMaxExperts) return std::nullopt;
   std::string_view tail = rest.substr(static_cast<std::size_t>(end - rest.data()));
-  if (!tail.starts_with('.') || !tail.ends_with(".weight")) return std::nullopt;
+  if (!tail.starts_with('.')) return std::nullopt;
   tail.remove_prefix(1);
   const std::string_view projection = tail.substr(0, tail.find('.'));
-  if (!is_projection(projection) || tail.size() != projection.size() + 7)
+  const std::string_view part = tail.substr(projection.size());
+  if (!is_projection(projection) ||
+      (part != ".weight" && part != ".scales" && part != ".biases"))
     return std::nullopt;
   return OneExpert{fmt::format("{}.mlp.switch_mlp.{}", name.substr(0, at), tail),
                    index};

@@ -211,6 +211,28 @@ TEST(PackedTensors, ReadsCompressedTensors) {
   }
 }
 
+TEST(PackedTensors, ExpertsAreGatheredWithTheirScales) {
+  const TemporaryDirectory directory;
+  constexpr int N = 16, K = 64, G = 2;
+  std::vector<TensorEntry> entries;
+  for (int expert = 0; expert < 3; ++expert) {
+    const std::string path = "l.mlp.experts." + std::to_string(expert) + ".up_proj";
+    entries.push_back({path + ".qweight", DataType::kI32, {K / 8, N}});
+    entries.push_back({path + ".qzeros", DataType::kI32, {G, N / 8}});
+    entries.push_back({path + ".scales", DataType::kF16, {G, N}});
+  }
+  write_tensors(directory / "model.safetensors", entries);
+  write_text(directory / "config.json", gptq_config(R"("bits": 4, "group_size": 32)"));
+  const auto shown = Checkpoint::open(directory.path());
+  const std::string path = "l.mlp.switch_mlp.up_proj";
+  EXPECT_EQ(shown.names(), (std::vector<std::string>{path + ".biases", path + ".scales",
+                                                     path + ".weight"}));
+  shown.require(path + ".weight", {3, N, K / 8});
+  shown.require(path + ".scales", {3, N, G});
+  const auto quantization = parse_quantization(shown.config(), directory.path());
+  EXPECT_EQ(module_quantization(shown, &*quantization, path, K)->rows, 3 * N);
+}
+
 TEST(PackedTensors, ColumnsInTheirOwnOrderAreSeenInFloat) {
   const TemporaryDirectory directory;
   const Matrix m = random_matrix(16, 128, 32, 4, false);
