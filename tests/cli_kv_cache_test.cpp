@@ -61,12 +61,12 @@ TEST_F(Cli, KvCacheWritesWhatGenerateAndInspectTake) {
   EXPECT_EQ(json::parse(shown.out).at("kv_cache").size(), 2u);
   EXPECT_NE(read_text(file("page.html")).find("KV cache"), std::string::npos);
 
-  // A damaged file of means is named.
-  fs::resize_file(file("kv/kv_means.safetensors"), 100);
+  // A damaged file of channels is named.
+  fs::resize_file(file("kv/kv_channels.safetensors"), 100);
   const Outcome broken = run({"generate", "demo", "-p", "a", "--kv-config", config});
   EXPECT_EQ(broken.status, 1);
   expect_one_error_line(broken);
-  EXPECT_NE(broken.err.find("kv_means"), std::string::npos) << broken.err;
+  EXPECT_NE(broken.err.find("kv_channels"), std::string::npos) << broken.err;
 }
 
 TEST_F(Cli, AKvConfigThatIsNotTheModelsIsOneLineAndExitsWithOne) {

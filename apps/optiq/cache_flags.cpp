@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "command.h"
+#include "optiq/cache/kv_channels.h"
 #include "optiq/cache/kv_config.h"
-#include "optiq/cache/kv_means.h"
 
 namespace optiq::app {
 namespace {
@@ -74,8 +74,9 @@ cache::CacheOptions cache_options_of(const CacheFlags& flags, std::uint64_t seed
   if (!flags.config.empty()) {
     const std::filesystem::path file(flags.config);
     options.layers = cache::load_kv_config(file);
-    const auto means = file.parent_path() / cache::kKvMeansFile;
-    if (std::filesystem::exists(means)) options.k_means = cache::load_kv_means(means);
+    const auto channels = file.parent_path() / cache::kKvChannelsFile;
+    if (std::filesystem::exists(channels))
+      options.channels = cache::load_kv_channels(channels);
   }
   if (flags.bits > 0) {
     const KvFormat format = format_of(flags);

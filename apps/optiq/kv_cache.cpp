@@ -61,6 +61,8 @@ Json summary_of(const convert::KvCacheResult& result) {
   summary.update(json_of(result.verified));
   summary.update({{"allocation", result.chosen},
                   {"most_to_mean_sensitivity", result.most_to_mean},
+                  {"layers_with_scaled_keys", result.n_layers_with_scaled_keys},
+                  {"layers_with_scaled_values", result.n_layers_with_scaled_values},
                   {"baselines", baselines},
                   {"sequences", result.n_sequences},
                   {"held_out_sequences", result.n_held_out},
@@ -105,6 +107,8 @@ void print(const convert::KvCacheResult& result, Output& out) {
   for (const auto& [name, v] : result.baselines) row(name, v);
   row("optiq", result.verified);
   out.print("{}\nKL on {} held-out sequences.\n", table.text(), result.n_held_out);
+  out.print("channels scaled alike: keys of {} layers, values of {}\n",
+            result.n_layers_with_scaled_keys, result.n_layers_with_scaled_values);
   out.print("allocation: {}{}\n", result.chosen,
             result.chosen == "measured"
                 ? ""
@@ -173,8 +177,12 @@ Run add_kv_cache(CLI::App& app) {
   app.add_flag("--separate-kv", o.separate_kv,
                "Measure keys and values apart, and choose bits for each");
   app.add_flag("--center-keys,!--no-center-keys", o.center_keys,
-               "Take the mean of each channel off the keys (kv_means.safetensors; the "
-               "default)");
+               "Take the mean of each channel off the keys (kv_channels.safetensors; "
+               "the default)");
+  app.add_flag(
+      "--equalize,!--no-equalize", o.equalize,
+      "Scale the channels of keys and of values alike in each layer where that "
+      "measures better (kv_channels.safetensors; the default)");
   add_calibration_option(app, o.calibration);
   return [flags](Context& context) { run_kv_cache(*flags, context); };
 }

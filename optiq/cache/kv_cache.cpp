@@ -55,6 +55,24 @@ std::vector<float> signs_of(const KvFormat& format, int head_dim, std::uint64_t 
 // Keeps projections of residuals apart from the rotations of any layer.
 constexpr std::uint64_t kProjectionSeed = std::uint64_t{1} << 63;
 
+const ChannelTransform& checked(const ChannelTransform& channels,
+                                const LayerShape& shape, int layer) {
+  const auto n = static_cast<std::size_t>(shape.n_kv_heads) *
+                 static_cast<std::size_t>(shape.head_dim);
+  for (const auto* values : {&channels.k_mean, &channels.k_scale, &channels.v_scale})
+    if (!values->empty() && values->size() != n)
+      throw CheckpointError(
+          fmt::format("channels of keys and values: layer {}: expected {} values, "
+                      "found {}",
+                      layer, n, values->size()));
+  return channels;
+}
+
+std::vector<float> inverses(std::vector<float> values) {
+  for (float& value : values) value = 1 / value;
+  return values;
+}
+
 const float* pointer(const std::vector<float>& values) {
   return values.empty() ? nullptr : values.data();
 }
@@ -88,20 +106,20 @@ KvCache::KvCache(std::vector<LayerShape> shapes, const CacheOptions& options)
     coded_bytes += layer->coded_layout.bytes();
     layer->k_signs = signs_of(k, shape.head_dim, options.seed, index, 0);
     layer->v_signs = signs_of(v, shape.head_dim, options.seed, index, 1);
-    if (const auto mean = options.k_means.find(index); mean != options.k_means.end()) {
-      const auto n = static_cast<std::size_t>(shape.n_kv_heads) *
-                     static_cast<std::size_t>(shape.head_dim);
-      if (mean->second.size() != n)
-        throw CheckpointError(
-            fmt::format("means of keys: layer {}: expected {} values, found {}", index,
-                        n, mean->second.size()));
-      layer->k_mean = mean->second;
+    if (const auto found = options.channels.find(index);
+        found != options.channels.end()) {
+      layer->channels = checked(found->second, shape, index);
+      layer->q_scale = inverses(layer->channels.k_scale);
+      layer->sum_scale = inverses(layer->channels.v_scale);
     }
     if (k.kind == KvKind::kTurboQjl)
       layer->k_residual_signs =
           rotation_signs(shape.head_dim, kProjectionSeed ^ (options.seed + i));
-    layer->transform = {pointer(layer->k_signs), pointer(layer->v_signs),
-                        pointer(layer->k_mean), pointer(layer->k_residual_signs)};
+    layer->transform = {
+        pointer(layer->k_signs),          pointer(layer->v_signs),
+        pointer(layer->channels.k_mean),  pointer(layer->k_residual_signs),
+        pointer(layer->channels.k_scale), pointer(layer->q_scale),
+        pointer(layer->channels.v_scale), pointer(layer->sum_scale)};
     coded = coded || k != in_float || v != in_float;
     layers_.back() = std::move(layer);
   }

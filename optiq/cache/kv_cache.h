@@ -25,9 +25,11 @@ struct LayerShape {
 struct LayerPages {
   LayerFormats formats;
   KvLayout float_layout, coded_layout;
-  std::int64_t float_offset = 0, coded_offset = 0;  // in pages of the two kinds
-  std::vector<float> k_signs, v_signs, k_mean, k_residual_signs;  // empty: not done
-  KvTransform transform;                                          // of these
+  std::int64_t float_offset = 0, coded_offset = 0;        // in pages of the two kinds
+  std::vector<float> k_signs, v_signs, k_residual_signs;  // empty: not done
+  ChannelTransform channels;
+  std::vector<float> q_scale, sum_scale;  // one over those of keys and of values
+  KvTransform transform;                  // of all these
 };
 
 /// Threads   any.

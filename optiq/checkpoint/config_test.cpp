@@ -187,7 +187,14 @@ TEST(ModelConfig, GemmasLayersDiffer) {
   EXPECT_EQ(four.gemma.final_logit_softcapping, 30);
   json moe = read_json_object(kConfigs / "gemma4_text.json");
   moe["enable_moe_block"] = true;
-  expect_mentions(error_of(moe), {"enable_moe_block", "not supported"});
+  moe["num_experts"] = 8;
+  moe["top_k_experts"] = 9;
+  expect_mentions(error_of(moe), {"top_k_experts", "8", "9"});
+  moe["top_k_experts"] = 2;
+  expect_mentions(error_of(moe), {"moe_intermediate_size"});
+  moe["moe_intermediate_size"] = 96;
+  EXPECT_EQ(parse(moe).experts.n_experts, 8);
+  EXPECT_EQ(parse(moe).experts.n_active, 2);
   json shared = read_json_object(kConfigs / "gemma4_text.json");
   shared["num_kv_shared_layers"] = 4;
   expect_mentions(error_of(shared), {"num_kv_shared_layers", "earlier layer"});

@@ -12,7 +12,7 @@
 namespace optiq::checkpoint {
 namespace {
 
-constexpr std::string_view kExperts = ".mlp.experts.";
+constexpr std::string_view kExperts = ".experts.";
 constexpr std::int64_t kMaxExperts = 65536;
 
 [[noreturn]] void fail(const TensorInfo& tensor, const std::string& what) {
@@ -24,12 +24,18 @@ bool is_projection(std::string_view name) {
   return name == "gate_proj" || name == "up_proj" || name == "down_proj";
 }
 
+// Where MLX keeps the experts of "<parent>.experts": Gemma 4's stand beside the MLP.
+std::string gathered_prefix(std::string_view parent) {
+  return fmt::format("{}.{}", parent,
+                     parent.ends_with(".mlp") ? "switch_mlp" : "experts.switch_glu");
+}
+
 struct OneExpert {
   std::string gathered;
   std::int64_t index;
 };
 
-// "<prefix>.mlp.experts.7.gate_proj.weight"; scales and biases of packed ones
+// "<parent>.experts.7.gate_proj.weight"; scales and biases of packed ones
 std::optional<OneExpert> one_expert(std::string_view name) {
   const std::size_t at = name.find(kExperts);
   if (at == std::string_view::npos) return std::nullopt;
@@ -46,7 +52,7 @@ std::optional<OneExpert> one_expert(std::string_view name) {
   if (!is_projection(projection) ||
       (part != ".weight" && part != ".scales" && part != ".biases"))
     return std::nullopt;
-  return OneExpert{fmt::format("{}.mlp.switch_mlp.{}", name.substr(0, at), tail),
+  return OneExpert{fmt::format("{}.{}", gathered_prefix(name.substr(0, at)), tail),
                    index};
 }
 
@@ -59,13 +65,13 @@ class Gathering {
   }
 
   // All experts in one tensor: as it is, or cut in halves.
-  void add_all(const TensorInfo& tensor, std::string_view prefix, bool halves) {
+  void add_all(const TensorInfo& tensor, std::string_view parent, bool halves) {
     const auto& shape = tensor.shape;
     if (shape.size() != 3 || shape[0] < 1 || (halves && shape[1] % 2 != 0))
       fail(tensor, fmt::format("expected [experts, {}rows, columns], found {}",
                                halves ? "2 " : "", describe(tensor.dtype, shape)));
     const auto name = [&](const char* projection) {
-      return fmt::format("{}.mlp.switch_mlp.{}.weight", prefix, projection);
+      return fmt::format("{}.{}.weight", gathered_prefix(parent), projection);
     };
     if (!halves) {
       put(name("down_proj"), tensor, shape).parts = {{tensor.name, 0, tensor.bytes}};
@@ -129,8 +135,8 @@ std::map<std::string, GatheredTensor> gather_experts(
       gathering.add_one(*tensor, *expert);
       continue;
     }
-    for (const auto& [end, halves] : {std::pair(".mlp.experts.gate_up_proj", true),
-                                      std::pair(".mlp.experts.down_proj", false)})
+    for (const auto& [end, halves] : {std::pair(".experts.gate_up_proj", true),
+                                      std::pair(".experts.down_proj", false)})
       if (name.ends_with(end))
         gathering.add_all(*tensor,
                           name.substr(0, name.size() - std::string_view(end).size()),

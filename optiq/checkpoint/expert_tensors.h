@@ -3,6 +3,7 @@
 // Transformers writes `mlp.experts.7.gate_proj.weight` [N, K] for each expert (Qwen3),
 // or `mlp.experts.gate_up_proj` [E, 2 N, K] and `mlp.experts.down_proj` for all
 // (Qwen3.5); MLX `mlp.switch_mlp.gate_proj.weight` [E, N, K]. All are read as the last.
+// Gemma 4's have no `mlp.` before, and in MLX's form `experts.switch_glu`.
 #pragma once
 #include <cstdint>
 #include <map>

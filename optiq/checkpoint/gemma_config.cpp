@@ -21,8 +21,15 @@ void read_gemma(const Fields& fields, ModelConfig& config) {
         fields.number_or("query_pre_attn_scalar", 256, 1e-6, 1e6);
     return;
   }
-  if (fields.boolean_or("enable_moe_block", false))
-    fields.fail("enable_moe_block", "false: gemma4's experts are not supported");
+  if (fields.boolean_or("enable_moe_block", false)) {
+    ExpertsConfig& experts = config.experts;
+    experts.n_experts = static_cast<int>(fields.integer("num_experts", 1, 65536));
+    experts.n_active =
+        static_cast<int>(fields.integer("top_k_experts", 1, experts.n_experts));
+    experts.intermediate_size =
+        static_cast<int>(fields.integer("moe_intermediate_size", 1, kMaxSize));
+    experts.layers.assign(static_cast<std::size_t>(config.num_hidden_layers), true);
+  }
   gemma.hidden_size_per_layer_input = static_cast<int>(
       fields.integer_or("hidden_size_per_layer_input", 256, 0, kMaxSize));
   gemma.vocab_size_per_layer_input = static_cast<int>(

@@ -138,7 +138,8 @@ Inspection inspect(const fs::path& directory,
     std::int64_t params = 1;
     for (std::int64_t n : tensor.shape) params *= n;
     if (name.ends_with(".scales") || name.ends_with(".biases")) continue;
-    const bool of_experts = name.find(".switch_mlp.") != std::string::npos;
+    const bool of_experts = name.find(".switch_mlp.") != std::string::npos ||
+                            name.find(".switch_glu.") != std::string::npos;
     const bool is_matrix =
         name.ends_with(".weight") && tensor.shape.size() == (of_experts ? 3 : 2);
     if (!is_matrix || checkpoint::role_of(name) != checkpoint::TensorRole::kText) {

@@ -10,6 +10,7 @@
 #include "optiq/base/error.h"
 #include "optiq/base/file.h"
 #include "optiq/convert/kv_sidecars.h"
+#include "optiq/sensitivity/kv/equalize.h"
 
 namespace optiq::convert {
 namespace {
@@ -168,7 +169,21 @@ KvCacheResult choose_kv_cache(models::Model& model,
   sensitivity::KvMeasureOptions measure{formats, options.separate_kv, {}, {}};
   measure.cache.float_type = FloatType::kF32;
   measure.cache.seed = options.rotation_seed;
-  if (options.center_keys) measure.cache.k_means = meter.k_means();
+  if (options.center_keys)
+    for (const auto& [layer, channels] : meter.channels())
+      measure.cache.channels[layer].k_mean = channels.k_mean;
+  if (options.equalize) {
+    measure.cache.channels = sensitivity::equalize(
+        model, meter,
+        {formats.front(), measure.cache, [&](std::int64_t done, std::int64_t total) {
+           progress("channels", done, total);
+         }});
+    meter.restart();
+    for (const auto& [layer, channels] : measure.cache.channels) {
+      result.n_layers_with_scaled_keys += channels.k_scale.empty() ? 0 : 1;
+      result.n_layers_with_scaled_values += channels.v_scale.empty() ? 0 : 1;
+    }
+  }
   measure.progress = [&](std::int64_t done, std::int64_t total) {
     progress("sensitivity", done, total);
   };
@@ -220,7 +235,7 @@ KvCacheResult choose_kv_cache(models::Model& model,
       result.baselines[key] = verify(sensitivity::uniform_kv_plan(shapes, format));
   progress("joint verification", 3, 3);
 
-  output.write(result, measure.cache.k_means);
+  output.write(result, measure.cache.channels);
   result.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;

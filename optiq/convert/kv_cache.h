@@ -24,6 +24,7 @@ struct KvCacheOptions {
   std::string format = "affine";  // or turbo
   bool separate_kv = false;       // keys and values apart
   bool center_keys = true;        // take each channel's mean off the keys
+  bool equalize = true;           // scale channels alike where that measures better
 
   std::string calibration = "builtin";  // or a JSONL file
   int n_samples = 5;                    // sequences to measure on
@@ -53,6 +54,8 @@ struct KvCacheResult {
   std::vector<std::string> layer_names;  // by model layer; empty without attention
   sensitivity::KvPlan plan;
   std::string chosen;  // which allocation won the joint verification
+  int n_layers_with_scaled_keys = 0;
+  int n_layers_with_scaled_values = 0;
   KvVerified verified;
   std::map<std::string, KvVerified> baselines;
   double most_to_mean = 0;  // of the layers' sensitivities at the narrowest candidate
@@ -62,12 +65,13 @@ struct KvCacheResult {
   double seconds = 0;
 };
 
-/// Writes kv_config.json, kv_sensitivity.json and, with center_keys,
-/// kv_means.safetensors to `output`: all whole, kv_config.json last.
+/// Writes kv_config.json, kv_sensitivity.json and, where channels are centred or
+/// scaled, kv_channels.safetensors to `output`: all whole, kv_config.json last.
 ///
 /// Throws    std::invalid_argument for options that the model cannot meet; Interrupted,
 ///           ResourceError, CheckpointError; nothing is written then
-/// Cost      sensitivity::measure_kv, and a forward call over all sequences for every
+/// Cost      sensitivity::equalize, sensitivity::measure_kv, and a forward call over
+/// all sequences for every
 ///           swap and baseline
 KvCacheResult choose_kv_cache(models::Model& model,
                               const sensitivity::Tokenize& tokenize,

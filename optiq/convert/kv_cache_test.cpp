@@ -11,11 +11,12 @@
 
 #include "optiq/base/error.h"
 #include "optiq/base/file.h"
+#include "optiq/cache/kv_channels.h"
 #include "optiq/cache/kv_config.h"
-#include "optiq/cache/kv_means.h"
 #include "optiq/generate/loaded_model.h"
 #include "optiq/generate/session.h"
 #include "optiq/models/registry.h"
+#include "optiq/sensitivity/kv/equalize.h"
 #include "optiq/sensitivity/sample_tokens.h"
 
 namespace optiq::convert {
@@ -141,10 +142,91 @@ TEST_P(KvMeasured, OnlyTheLaterHalfOfASequenceCounts) {
 TEST_P(KvMeasured, MeansOfKeysChangeNothingInAFloatCache) {
   CacheMeter meter(*model_, sequences(2, 100));
   cache::CacheOptions centred = in_float32();
-  centred.k_means = meter.k_means();
-  ASSERT_FALSE(centred.k_means.empty());
+  for (const auto& [layer, channels] : meter.channels())
+    centred.channels[layer].k_mean = channels.k_mean;
+  ASSERT_FALSE(centred.channels.empty());
   // Softmax does not see the mean; float32 sums round it away, some 1e-6 of logits.
   EXPECT_LT(meter.measure(centred).mean, 1e-9);
+}
+
+TEST_P(KvMeasured, ScalesOfChannelsChangeNothingInAFloatCache) {
+  CacheMeter meter(*model_, sequences(2, 100));
+  cache::CacheOptions scaled = in_float32();
+  std::mt19937 random(3);
+  std::lognormal_distribution<float> sizes(0, 1);
+  for (const auto& [layer, channels] : meter.channels()) {
+    cache::ChannelTransform& transform = scaled.channels[layer];
+    transform.k_mean = channels.k_mean;
+    for (std::size_t i = 0; i < channels.k.size(); ++i) {
+      transform.k_scale.push_back(sizes(random));
+      transform.v_scale.push_back(sizes(random));
+    }
+  }
+  EXPECT_LT(meter.measure(scaled).mean, 1e-9);
+}
+
+TEST_P(KvMeasured, StatisticsAreThoseOfTheCache) {
+  CacheMeter meter(*model_, sequences(3, 60));
+  ASSERT_FALSE(meter.channels().empty());
+  for (const auto& [layer, c] : meter.channels()) {
+    const auto& shape = model_->layer_shapes()[static_cast<std::size_t>(layer)];
+    const auto n = static_cast<std::size_t>(shape.n_kv_heads * shape.head_dim);
+    for (const auto* values : {&c.k_mean, &c.k, &c.k_centred, &c.v, &c.q}) {
+      ASSERT_EQ(values->size(), n);
+      if (values != &c.k_mean)
+        for (const float value : *values) EXPECT_GT(value, 0);
+    }
+    for (std::size_t i = 0; i < n; ++i)
+      EXPECT_NEAR(std::pow(c.k_centred[i], 2) + std::pow(c.k_mean[i], 2),
+                  std::pow(c.k[i], 2), 1e-3 * std::pow(c.k[i], 2));
+  }
+}
+
+// What outlier channels cost is what scales take away: measured with keys of a few
+// channels made larger by the cache itself, which changes no answer.
+TEST_P(KvMeasured, EqualizingTakesAwayWhatOutliersCost) {
+  CacheMeter meter(*model_, sequences(3, 128));
+  cache::CacheOptions wild = in_float32();
+  const KvFormat format = kv_format("affine", 4, 64);
+  wild.formats = {format, format};
+  for (const auto& [layer, channels] : meter.channels()) {
+    auto& scale = wild.channels[layer].k_scale;
+    scale.assign(channels.k.size(), 1);
+    for (std::size_t i = 5; i < scale.size(); i += 23) scale[i] = 32;
+  }
+  const double outliers = meter.measure(wild).mean;
+  cache::CacheOptions evened = wild;
+  evened.formats.reset();
+  for (auto& [layer, channels] : evened.channels) channels = {};
+  evened.channels = sensitivity::equalize(*model_, meter, {format, evened, {}});
+  evened.formats = {format, format};
+  meter.restart();
+  const double equalized = meter.measure(evened).mean;
+  for (auto& [layer, channels] : evened.channels) channels = {};
+  const double plain = meter.measure(evened).mean;
+  EXPECT_LT(equalized, 0.5 * outliers);
+  EXPECT_LT(equalized, 1.05 * plain);
+}
+
+TEST(EqualizingScales, MakeChannelsAlikeAndLeaveEqualOnesAlone) {
+  const std::vector<float> alike(128, 0.5f);
+  for (const double p : {2.0, 6.0})
+    for (const float s : sensitivity::equalizing_scales(alike, alike, 64, p))
+      EXPECT_FLOAT_EQ(s, 1);
+  // A fold of keys and queries is undone: k 32, q 1/32.
+  std::vector<float> q(64, 1), k(64, 1);
+  k[3] = 32;
+  q[3] = 1.0f / 32;
+  for (const double p : {2.0, 6.0}) {
+    const auto s = sensitivity::equalizing_scales(q, k, 64, p);
+    EXPECT_NEAR(s[0] / s[3], 32, 1e-3) << p;
+  }
+  // A channel that is always zero is left finite.
+  k[3] = 0;
+  for (const float s : sensitivity::equalizing_scales({}, k, 64, 2)) {
+    EXPECT_GE(s, 1.0f / 2048);
+    EXPECT_LE(s, 2048);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, KvMeasured, ::testing::Values("qwen3", "qwen3_5_text"),
@@ -235,6 +317,7 @@ TEST_F(KvCacheRun, WhatIsWrittenIsReadBackAsChosen) {
   o.separate_kv = true;
   o.target_bits = 5.5;
   o.center_keys = false;
+  o.equalize = false;
   const KvCacheResult result = run(o);
   KvPlan read;
   for (const auto& entry : cache::load_kv_config(o.output / "kv_config.json"))
@@ -306,10 +389,11 @@ TEST_F(KvCacheRun, OtherFilesOfTheDirectoryStayAndMeansOfAnEarlierRunGo) {
   write_file_atomic(o.output / "config.json", "{}");
   o.center_keys = true;
   const KvCacheResult result = run(o);
-  const auto means = cache::load_kv_means(o.output / cache::kKvMeansFile);
-  ASSERT_EQ(means.size(), 2u);
-  EXPECT_EQ(means.at(3).size(), 2u * 64u);
+  const auto channels = cache::load_kv_channels(o.output / cache::kKvChannelsFile);
+  ASSERT_EQ(channels.size(), 2u);
+  EXPECT_EQ(channels.at(3).k_mean.size(), 2u * 64u);
   o.center_keys = false;
+  o.equalize = false;
   run(o);
   EXPECT_EQ(names_in(o.output),
             (std::vector<std::string>{"config.json", "kv_config.json",

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "optiq/cache/kv_means.h"
+#include "optiq/cache/kv_channels.h"
 
 namespace optiq::convert {
 namespace {
@@ -62,17 +62,20 @@ KvCacheOutput::KvCacheOutput(std::filesystem::path directory)
     fresh_.emplace(directory_, kConfig);
     return;
   }
-  for (const char* file : {kConfig, kSensitivity, cache::kKvMeansFile})
+  for (const char* file : {kConfig, kSensitivity, cache::kKvChannelsFile})
     check_writable(directory_ / file);
 }
 
 void KvCacheOutput::write(const KvCacheResult& result,
-                          const std::map<int, std::vector<float>>& k_means) {
+                          const cache::KvChannels& channels) {
   const std::filesystem::path to = fresh_ ? fresh_->path() : directory_;
-  if (k_means.empty())
-    std::filesystem::remove(to / cache::kKvMeansFile);  // of an earlier run
+  const bool any = std::ranges::any_of(channels, [](const auto& layer) {
+    return layer.second != cache::ChannelTransform{};
+  });
+  if (any)
+    cache::save_kv_channels(to / cache::kKvChannelsFile, channels);
   else
-    cache::save_kv_means(to / cache::kKvMeansFile, k_means);
+    std::filesystem::remove(to / cache::kKvChannelsFile);  // of an earlier run
   write_file_atomic(to / kSensitivity, kv_sensitivity_json(result).dump(1) + "\n");
   write_file_atomic(to / kConfig, kv_config_json(result).dump(1) + "\n");
   if (fresh_) fresh_->commit();

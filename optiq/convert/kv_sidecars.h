@@ -1,7 +1,6 @@
 // The files that `optiq kv-cache` writes.
 #pragma once
 #include <filesystem>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -27,9 +26,8 @@ class KvCacheOutput {
   /// Throws    ResourceError if it cannot be written
   explicit KvCacheOutput(std::filesystem::path directory);
 
-  /// kv_means.safetensors too, unless there are none.
-  void write(const KvCacheResult& result,
-             const std::map<int, std::vector<float>>& k_means);
+  /// kv_channels.safetensors too, unless nothing is done to them.
+  void write(const KvCacheResult& result, const cache::KvChannels& channels);
 
  private:
   std::filesystem::path directory_;

@@ -59,6 +59,10 @@ void add_modules(Modules& all, SparseMlp& mlp) {
   add(all, mlp.shared_gate);
 }
 
+void add_modules(Modules& all, ParallelExperts& experts) {
+  all.insert(all.end(), {&experts.router, &experts.gate, &experts.up, &experts.down});
+}
+
 mx::array columns(const mx::array& x, int begin, int end) {
   return mx::slice(x, {0, begin}, {x.shape(0), end});
 }
@@ -90,7 +94,7 @@ Decoder::Stream Decoder::embedded(const mx::array& ids) {
 
 void Decoder::run(int i, Stream& stream, const Batch& batch) {
   const DecoderLayer& layer = parts_.layers[static_cast<std::size_t>(i)];
-  const LayerCall call{i, batch, observer_, output_hook_};
+  const LayerCall call{i, batch, observer_, query_observer_, output_hook_};
   const auto eps = static_cast<float>(config_.rms_norm_eps);
   const auto mixer = [&](const mx::array& x,
                          const std::optional<mx::array>& residual) -> mx::array {
@@ -115,7 +119,9 @@ void Decoder::run(int i, Stream& stream, const Batch& batch) {
   const mx::array mixed = added(kernels::rms_norm(stream.x, layer.input_norm, eps),
                                 stream.x, mixer, layer.mixed_norm, 1);
   const auto mlp = [&](const mx::array& x, const std::optional<mx::array>& residual) {
-    return std::visit([&](const auto& m) { return m(x, residual, call); }, layer.mlp);
+    const mx::array y =
+        std::visit([&](const auto& m) { return m(x, residual, call); }, layer.mlp);
+    return layer.experts ? (*layer.experts)(y, mixed, call) : y;
   };
   stream.x = added(kernels::rms_norm(mixed, layer.mlp_norm, eps), mixed, mlp,
                    layer.mlp_out_norm, layer.per_layer ? 1 : layer.scale);
@@ -211,6 +217,7 @@ std::vector<LinearModule*> Decoder::linears() {
   for (DecoderLayer& layer : parts_.layers) {
     std::visit([&](auto& m) { add_modules(all, m); }, layer.mixer);
     std::visit([&](auto& m) { add_modules(all, m); }, layer.mlp);
+    if (layer.experts) add_modules(all, *layer.experts);
     if (layer.per_layer)
       all.insert(all.end(), {&layer.per_layer->gate, &layer.per_layer->projection});
   }

@@ -12,6 +12,7 @@
 #include "optiq/models/layers/attention.h"
 #include "optiq/models/layers/gated_delta_net.h"
 #include "optiq/models/layers/mlp.h"
+#include "optiq/models/layers/parallel_experts.h"
 #include "optiq/models/layers/per_layer_input.h"
 #include "optiq/models/layers/sparse_mlp.h"
 #include "optiq/models/model.h"
@@ -27,6 +28,7 @@ struct DecoderLayer {
   std::optional<mx::array> mixed_norm{};  // of what the mixer gives
   mx::array mlp_norm;
   std::variant<Mlp, SparseMlp> mlp;
+  std::optional<ParallelExperts> experts{};
   std::optional<mx::array> mlp_out_norm{};
   std::optional<PerLayerInput> per_layer{};
   float scale = 1;  // of the layer's result

@@ -1,6 +1,7 @@
 // Gemma 4: Gemma 3's frame with heads of another size in full attention, values normed,
 // queries not scaled, later layers that share keys and values with earlier ones, an
-// embedding for each layer, and a scale of each layer's result.
+// embedding for each layer, a scale of each layer's result, and, in one of its models,
+// experts beside each MLP.
 #include <cmath>
 
 #include "mlx/ops.h"
@@ -57,6 +58,34 @@ Mlp load_gemma4_mlp(const Weights& weights, int i) {
           weights.linear(name + "down_proj", i, hidden, inner), c.mlp_gate};
 }
 
+ParallelExperts load_gemma4_experts(const Weights& weights, int i) {
+  const auto& c = weights.config();
+  const checkpoint::ExpertsConfig& e = c.experts;
+  const std::string name = "layers." + std::to_string(i) + ".";
+  const int hidden = c.hidden_size, inner = e.intermediate_size;
+  const auto experts = [&](const char* which, int N, int K) {
+    return weights.experts(name + "experts.switch_glu." + which, i, e.n_experts, N, K);
+  };
+  const auto norm = [&](const char* which) {
+    return weights.norm(name + which, hidden);
+  };
+  mx::array router_norm = weights.vector(name + "router.scale", hidden) *
+                          (1 / std::sqrt(static_cast<float>(hidden)));
+  mx::eval(router_norm);
+  return {.router_norm = std::move(router_norm),
+          .router = weights.linear(name + "router.proj", i, e.n_experts, hidden),
+          .expert_scale = weights.vector(name + "router.per_expert_scale", e.n_experts),
+          .input_norm = norm("pre_feedforward_layernorm_2"),
+          .gate = experts("gate_proj", inner, hidden),
+          .up = experts("up_proj", inner, hidden),
+          .down = experts("down_proj", hidden, inner),
+          .dense_norm = norm("post_feedforward_layernorm_1"),
+          .output_norm = norm("post_feedforward_layernorm_2"),
+          .n_active = e.n_active,
+          .eps = static_cast<float>(c.rms_norm_eps),
+          .f = c.mlp_gate};
+}
+
 PerLayerInput load_per_layer(const Weights& weights, int i) {
   const auto& c = weights.config();
   const std::string name = "layers." + std::to_string(i) + ".";
@@ -84,6 +113,8 @@ std::unique_ptr<Model> build_gemma4(Weights& weights) {
                       .mlp_norm = norm("pre_feedforward_layernorm"),
                       .mlp = load_gemma4_mlp(weights, i),
                       .mlp_out_norm = norm("post_feedforward_layernorm")});
+    if (c.experts.n_experts > 0)
+      layers.back().experts = load_gemma4_experts(weights, i);
     if (P > 0) layers.back().per_layer = load_per_layer(weights, i);
     layers.back().scale = weights.vector(name + "layer_scalar", 1).item<float>();
   }

@@ -72,6 +72,10 @@ using InputObserver = std::function<void(const LinearModule&, const mx::array&)>
 /// product's place. Experts are passed over.
 using OutputHook = std::function<mx::array(const LinearModule&, const mx::array&)>;
 
+/// Called with the queries of a layer, [T, n_heads, head_dim] after RoPE, and the layer
+/// whose keys they meet, while a forward call is built.
+using QueryObserver = std::function<void(int layer, const mx::array&)>;
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -119,6 +123,9 @@ class Model {
   virtual mx::array hidden(const mx::array& ids, const Batch& batch);
 
   void observe_inputs(InputObserver observer) { observer_ = std::move(observer); }
+  void observe_queries(QueryObserver observer) {
+    query_observer_ = std::move(observer);
+  }
   void change_outputs(OutputHook hook) { output_hook_ = std::move(hook); }
 
   /// The adapters that calls may name.
@@ -127,6 +134,7 @@ class Model {
 
  protected:
   InputObserver observer_;
+  QueryObserver query_observer_;
   OutputHook output_hook_;
 
  private:

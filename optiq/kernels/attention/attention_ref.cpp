@@ -36,6 +36,7 @@ void write_row(const AttentionArgs& a, const AttentionTile& tile, int row,
                std::vector<double> sums, double weight) {
   const KvTransform transform = transform_of(a.segments[tile.segment]);
   if (transform.v_signs) rotate_back(transform.v_signs, a.head_dim, sums.data());
+  scale_channels(of_head(transform.sum_scale, tile.kv_head, a.head_dim), sums);
   const int group = a.n_heads / a.n_kv_heads;
   const std::int64_t token = tile.first_token + row / group;
   const int head = tile.kv_head * group + row % group;
@@ -64,7 +65,9 @@ void attention_tile(const AttentionArgs& a, const AttentionTile& tile, float*) {
     const float* from = a.q + (tile.first_token + row / group) * a.q_row_stride +
                         (tile.kv_head * group + row % group) * a.q_head_stride;
     std::vector<double> q(from, from + dim);
-    if (const float* signs = transform_of(s).k_signs) rotate(signs, dim, q.data());
+    const KvTransform transform = transform_of(s);
+    scale_channels(of_head(transform.q_scale, tile.kv_head, dim), q);
+    if (transform.k_signs) rotate(transform.k_signs, dim, q.data());
     std::vector<double> scores, sums(static_cast<std::size_t>(dim), 0.0);
     double largest = -1e30;
     for (int key = begin; key < end; ++key) {

@@ -387,10 +387,15 @@ OPTIQ_INLINE void merge_row(float* total, float& total_largest, float& total_wei
           multiply_add(load(total + i), broadcast(keep), load(sums + i) * add));
 }
 
+OPTIQ_INLINE void scale_channels(const float* scale, int dim, float* x) {
+  for (int i = 0; scale && i < dim; ++i) x[i] *= scale[i];
+}
+
 // `total` is used up.
 OPTIQ_INLINE void write_row(const Tile& t, int row, float* total, float weight) {
   const AttentionArgs& a = t.args;
   if (t.transform.v_signs) rotate_back(t.transform.v_signs, total, t.dim);
+  scale_channels(of_head(t.transform.sum_scale, t.tile.kv_head, t.dim), t.dim, total);
   const std::int64_t token = t.token(row);
   const int head = t.head(row);
   const float inverse = 1.0f / weight;
@@ -475,6 +480,9 @@ void attention_tile(const AttentionArgs& args, const AttentionTile& tile,
   for (int r = 0; r < t.rows; ++r)
     copy_row(args.q + t.token(r) * args.q_row_stride + t.head(r) * args.q_head_stride,
              t.dim, t.padded, w.q + r * t.padded);
+  const float* q_scale = of_head(t.transform.q_scale, tile.kv_head, t.dim);
+  for (int r = 0; r < t.rows && q_scale; ++r)
+    scale_channels(q_scale, t.dim, w.q + r * t.padded);
   for (int r = 0; r < t.rows && t.transform.k_signs; ++r)
     rotate(t.transform.k_signs, w.q + r * t.padded, t.dim);
   for (int r = 0; r < t.rows && coded_keys; ++r)

@@ -20,7 +20,7 @@ struct Shape {
 };
 
 KvKindOfLayer both(const KvFormat& format) {
-  return {format, format, is_rotated(format), true};
+  return {format, format, is_rotated(format), /*centred=*/true, /*scaled=*/true};
 }
 
 // Keys and values apart, some of them in float.

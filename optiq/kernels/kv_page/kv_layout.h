@@ -53,22 +53,33 @@ KvLayout make_kv_layout(int n_kv_heads, int head_dim, const KvFormat& k,
                         const KvFormat& v);
 
 /// What vectors pass before they are stored, the same for both kinds of a layer's
-/// pages. K: minus `k_mean`, then the rotation; V: the rotation. A null pointer: not
-/// done. `k_residual_signs` is of the projection of kTurboQjl, a
-/// rotation of its own that is done twice.
+/// pages. K: minus `k_mean`, times `k_scale`, then the rotation; V: times `v_scale`,
+/// then the rotation. A null pointer: not done. Queries meet scaled keys by `q_scale`,
+/// and what scaled values sum to is taken back by `sum_scale`: the inverses.
+/// `k_residual_signs` is of the projection of kTurboQjl, a rotation of its own that is
+/// done twice.
 ///
 /// A rotation is a randomized Hadamard transform: y = H (signs x), over blocks of
 /// powers of two (96 = 64 + 32), orthonormal as `signs` has the factor of its block in
 /// it; so x = signs (H y). Scores and sums are taken in rotated space.
 ///
-/// Shapes    k_signs, v_signs, k_residual_signs [head_dim]; k_mean [n_kv_heads,
-/// head_dim]
+/// Shapes    k_signs, v_signs, k_residual_signs [head_dim]; k_mean and the scales
+///           [n_kv_heads, head_dim]
 struct KvTransform {
   const float* k_signs = nullptr;
   const float* v_signs = nullptr;
   const float* k_mean = nullptr;
   const float* k_residual_signs = nullptr;
+  const float* k_scale = nullptr;
+  const float* q_scale = nullptr;
+  const float* v_scale = nullptr;
+  const float* sum_scale = nullptr;
 };
+
+/// The part of [n_kv_heads, head_dim] that is one head's; null of null.
+constexpr const float* of_head(const float* channels, int head, int head_dim) {
+  return channels ? channels + std::int64_t{head} * head_dim : nullptr;
+}
 
 /// The pages of one sequence as one layer sees them: page i holds tokens [64 i, 64 i +
 /// 64), the first `float_pages` in the float layout, the others in the coded one.

@@ -70,6 +70,9 @@ void store_row(const KvSide& side, std::byte* head, bool keys, int token,
 /// In place: y = H (signs x), and its inverse.
 void rotate(const float* signs, int n, double* x);
 void rotate_back(const float* signs, int n, double* x);
+
+/// x *= scale, unless that is null.
+void scale_channels(const float* scale, std::span<double> x);
 }  // namespace ref
 
 }  // namespace optiq::kernels

@@ -261,6 +261,10 @@ void rotate_back(const float* signs, int n, double* x) {
   for (int i = 0; i < n; ++i) x[i] *= signs[i];
 }
 
+void scale_channels(const float* scale, std::span<double> x) {
+  for (std::size_t i = 0; scale && i < x.size(); ++i) x[i] *= scale[i];
+}
+
 void append_head(const KvRows& rows, const KvPages& pages, int head) {
   const KvTransform transform = pages.transform ? *pages.transform : KvTransform{};
   for (int row = 0; row < rows.tokens; ++row) {
@@ -272,12 +276,13 @@ void append_head(const KvRows& rows, const KvPages& pages, int head) {
     const float* k = rows.k + row * rows.k_row_stride + head * rows.k_head_stride;
     const float* v = rows.v + row * rows.v_row_stride + head * rows.v_head_stride;
     Vector x(k, k + dim);
-    if (transform.k_mean)
-      for (int i = 0; i < dim; ++i)
-        x[static_cast<std::size_t>(i)] -= transform.k_mean[head * dim + i];
+    if (const float* mean = of_head(transform.k_mean, head, dim))
+      for (int i = 0; i < dim; ++i) x[static_cast<std::size_t>(i)] -= mean[i];
+    scale_channels(of_head(transform.k_scale, head, dim), x);
     if (transform.k_signs) rotate(transform.k_signs, dim, x.data());
     store_row(layout.k, at, true, token, transform, x);
     x.assign(v, v + dim);
+    scale_channels(of_head(transform.v_scale, head, dim), x);
     if (transform.v_signs) rotate(transform.v_signs, dim, x.data());
     store_row(layout.v, at, false, token, transform, x);
   }
@@ -303,16 +308,18 @@ void read_head(const KvPages& pages, const KvReadArgs& args) {
     const std::byte* head = head_of(pages, page, args.head);
     Vector x(static_cast<std::size_t>(dim));
     const auto read = [&](const KvSide& side, bool keys, const float* signs,
-                          const float* mean, float* to) {
+                          const float* inverse_scale, const float* mean, float* to) {
       stored_row(side, head, keys, token, stored, x);
       if (signs) rotate_back(signs, dim, x.data());
+      scale_channels(inverse_scale, x);
       for (int i = 0; i < dim; ++i)
         to[static_cast<std::int64_t>(row) * dim + i] = static_cast<float>(
             x[static_cast<std::size_t>(i)] + (mean ? mean[i] : 0.0f));
     };
-    read(layout.k, true, transform.k_signs,
-         transform.k_mean ? transform.k_mean + args.head * dim : nullptr, args.k);
-    read(layout.v, false, transform.v_signs, nullptr, args.v);
+    read(layout.k, true, transform.k_signs, of_head(transform.q_scale, args.head, dim),
+         of_head(transform.k_mean, args.head, dim), args.k);
+    read(layout.v, false, transform.v_signs,
+         of_head(transform.sum_scale, args.head, dim), nullptr, args.v);
   }
 }
 

@@ -245,9 +245,10 @@ OPTIQ_INLINE void store_row(const KvSide& side, std::byte* head, bool keys, int 
     put_values(side, head, token, dim, row.codes);
 }
 
-OPTIQ_INLINE void load_row(const float* from, const float* mean, const float* signs,
-                           int dim, float* x) {
+OPTIQ_INLINE void load_row(const float* from, const float* mean, const float* scale,
+                           const float* signs, int dim, float* x) {
   for (int i = 0; i < dim; ++i) x[i] = mean ? from[i] - mean[i] : from[i];
+  for (int i = 0; scale && i < dim; ++i) x[i] *= scale[i];
   for (int i = dim; i < dim + kLanes; ++i) x[i] = 0;
   if (signs) rotate(signs, x, dim);
 }
@@ -268,8 +269,8 @@ void append_head(const KvRows& rows, const KvPages& pages, int head) {
         (page < pages.float_pages ? pages.float_offset : pages.coded_offset) +
         head * layout.head_bytes;
     load_row(rows.k + i * rows.k_row_stride + head * rows.k_head_stride,
-             transform.k_mean ? transform.k_mean + head * dim : nullptr,
-             transform.k_signs, dim, row.x);
+             of_head(transform.k_mean, head, dim),
+             of_head(transform.k_scale, head, dim), transform.k_signs, dim, row.x);
     if (layout.k.format.kind == KvKind::kTurboQjl) {
       double x[kMaxValues];
       for (int j = 0; j < dim; ++j) x[j] = row.x[j];
@@ -278,7 +279,7 @@ void append_head(const KvRows& rows, const KvPages& pages, int head) {
       store_row(layout.k, at, true, token, dim, row);
     }
     load_row(rows.v + i * rows.v_row_stride + head * rows.v_head_stride, nullptr,
-             transform.v_signs, dim, row.x);
+             of_head(transform.v_scale, head, dim), transform.v_signs, dim, row.x);
     store_row(layout.v, at, false, token, dim, row);
   }
 }

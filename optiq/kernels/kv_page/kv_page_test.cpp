@@ -296,7 +296,8 @@ TEST(KvPage, RotationAndCentringTakeAwayWhatOutlierChannelsCost) {
   data.mean[90] += 30;
   const auto error = [&](const char* name, bool rotated, bool centred) {
     const KvFormat format = kv_format(name, 4, 64);
-    PagedSequence pages(1, 128, {format, format, rotated, centred}, 0, 256, data.mean);
+    const KvKindOfLayer kind{format, format, rotated, centred};
+    PagedSequence pages(1, 128, kind, 0, 256, data.mean);
     pages.append(data, 0, 256);
     const auto x = head_rows(data, true, 0, 0, 256), y = pages.read(true, 0, 0, 256);
     double sum = 0;
@@ -309,10 +310,43 @@ TEST(KvPage, RotationAndCentringTakeAwayWhatOutlierChannelsCost) {
   EXPECT_LT(error("turbo", true, true), 0.05 * plain);
 }
 
+// Scales that undo the channels' sizes: every channel then loses its own share.
+TEST(KvPage, ScaledChannelsLoseInProportion) {
+  KvData data(256, 2, 128, 6);
+  for (std::size_t i = 0; i < data.k.size(); ++i) data.k[i] -= data.mean[i % 256];
+  for (float& value : data.mean) value = 4 * std::clamp(value, -3.0f, 3.0f);
+  for (std::size_t i = 0; i < data.k.size(); ++i) {
+    const float size = channel_size(data.mean[i % 256]);
+    data.k[i] /= size;
+    data.v[i] *= size;
+  }
+  const KvFormat format = kv_format("affine", 4, 64);
+  // Of each head, relative to each channel's size, the mean squared error.
+  const auto error = [&](bool keys, int head, bool scaled) {
+    const KvKindOfLayer kind{format, format, false, false, scaled};
+    PagedSequence pages(2, 128, kind, 0, 256, data.mean);
+    pages.append(data, 0, 256);
+    const auto x = head_rows(data, keys, head, 0, 256),
+               y = pages.read(keys, head, 0, 256);
+    double sum = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const float size =
+          channel_size(data.mean[static_cast<std::size_t>(head) * 128 + i % 128]);
+      sum += std::pow((x[i] - y[i]) * (keys ? size : 1 / size), 2);
+    }
+    return sum / static_cast<double>(x.size());
+  };
+  for (const bool keys : {true, false})
+    for (const int head : {0, 1}) {
+      EXPECT_LT(error(keys, head, true), 0.3 * error(keys, head, false));
+      EXPECT_LT(error(keys, head, true), 0.02);  // of normals in 4 bits
+    }
+}
+
 TEST(KvPage, GivesATokenTheSameBytesHoweverTheRowsAreCut) {
   for (const KvFormat& format : all_kv_formats()) {
     const KvData data(200, 2, 96, 5);
-    const KvKindOfLayer kind{format, format, true, true};
+    const KvKindOfLayer kind{format, format, true, true, true};
     for_each_simd_target([&] {
       PagedSequence whole(2, 96, kind, 1, 200, data.mean);
       PagedSequence parts(2, 96, kind, 1, 200, data.mean);

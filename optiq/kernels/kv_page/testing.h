@@ -36,10 +36,13 @@ struct KvData {
   std::vector<float> k, v, mean;
 };
 
+/// What PagedSequence takes for the size of a channel where it scales them.
+inline float channel_size(float mean) { return std::exp(mean / 4); }
+
 /// A layer's formats, as far as values can be in theirs, and what its vectors pass.
 struct KvKindOfLayer {
   KvFormat k, v;
-  bool rotated = false, centred = false;
+  bool rotated = false, centred = false, scaled = false;
 };
 
 /// The pages of one sequence of one layer.
@@ -63,6 +66,14 @@ class PagedSequence {
     if (kind.rotated) transform_.k_signs = transform_.v_signs = signs_.data();
     transform_.k_residual_signs = projection_.data();
     if (kind.centred) transform_.k_mean = mean_.data();
+    if (kind.scaled) {
+      for (std::size_t i = 0; i < mean_.size(); ++i) {
+        scale_.push_back(channel_size(mean_[i]));
+        inverse_scale_.push_back(1 / scale_.back());
+      }
+      transform_.k_scale = transform_.sum_scale = scale_.data();
+      transform_.q_scale = transform_.v_scale = inverse_scale_.data();
+    }
     pages.float_layout = &float_;
     pages.coded_layout = &coded_;
     pages.float_offset = pages.coded_offset = kOffset;
@@ -91,7 +102,7 @@ class PagedSequence {
  private:
   static constexpr std::int64_t kOffset = 192;  // another layer's piece
   KvLayout coded_, float_;
-  std::vector<float> signs_, projection_, mean_;
+  std::vector<float> signs_, projection_, mean_, scale_, inverse_scale_;
   KvTransform transform_;
   std::vector<Guarded<std::byte>> owned_;
   std::vector<std::byte*> pointers_;

@@ -62,6 +62,8 @@ mx::array SelfAttention::operator()(const mx::array& x,
   const auto [rq, rk] =
       kernels::rope(queries, keys, batch.positions, rope.inverse_frequency, turning);
 
+  if (call.query_observer) call.query_observer(owns ? call.index : shares_with, rq);
+
   const auto attend = [&]() -> mx::array {
     const bool cached = !batch.states.empty();
     if (!owns) {

@@ -1,6 +1,7 @@
 #include "optiq/sensitivity/kv/cache_divergence.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "mlx/ops.h"
@@ -18,6 +19,20 @@ constexpr std::size_t kLogitBytes = 64 << 20;  // of one call of the head
 mx::array rows(const mx::array& x, int begin, int end) {
   return mx::slice(x, {begin, 0}, {end, x.shape(1)});
 }
+
+// Observes queries while it lives.
+class Observation {
+ public:
+  Observation(models::Model& model, models::QueryObserver observer) : model_(model) {
+    model.observe_queries(std::move(observer));
+  }
+  ~Observation() { model_.observe_queries(nullptr); }
+  Observation(const Observation&) = delete;
+  Observation& operator=(const Observation&) = delete;
+
+ private:
+  models::Model& model_;
+};
 
 }  // namespace
 
@@ -115,15 +130,17 @@ std::vector<int> CacheMeter::sequences_of_late_rows(const Group& group,
   return sequences;
 }
 
-// Sums of keys, from the pages that they were written to.
-void CacheMeter::add_keys(const Group& group, const States& states) {
+// Sums over the tokens of keys and of squares, from the pages that they were written
+// to.
+void CacheMeter::add_keys_and_values(const Group& group, const States& states) {
   const auto& shapes = model_.layer_shapes();
   for (int i = 0; i < model_.n_layers(); ++i) {
     const cache::LayerShape& shape = shapes[static_cast<std::size_t>(i)];
     if (shape.n_kv_heads == 0) continue;
     const auto D = static_cast<std::size_t>(shape.head_dim);
-    auto& sums = k_means_[i];
-    sums.resize(static_cast<std::size_t>(shape.n_kv_heads) * D);
+    ChannelStatistics& sums = channels_[i];
+    for (auto* values : {&sums.k_mean, &sums.k, &sums.v})
+      values->resize(static_cast<std::size_t>(shape.n_kv_heads) * D);
     std::vector<float> k(static_cast<std::size_t>(group.length) * D), v(k.size());
     for (const auto& state : states) {
       const kernels::PagedKv pages = state.pages(i);
@@ -134,14 +151,36 @@ void CacheMeter::add_keys(const Group& group, const States& states) {
                                                .k = k.data(),
                                                .v = v.data(),
                                                .undo_transform = true});
-        float* sum = sums.data() + static_cast<std::size_t>(head) * D;
-        for (std::size_t j = 0; j < k.size(); ++j) sum[j % D] += k[j];
+        const std::size_t first = static_cast<std::size_t>(head) * D;
+        for (std::size_t j = 0; j < k.size(); ++j) {
+          sums.k_mean[first + j % D] += k[j];
+          sums.k[first + j % D] += k[j] * k[j];
+          sums.v[first + j % D] += v[j] * v[j];
+        }
       }
     }
   }
 }
 
+// Sums of squares, from [T, n_heads, head_dim].
+void CacheMeter::add_queries(int layer, const mx::array& q) {
+  const cache::LayerShape& shape =
+      model_.layer_shapes()[static_cast<std::size_t>(layer)];
+  const int per_key = q.shape(1) / shape.n_kv_heads;
+  const mx::array squares = mx::sum(
+      mx::reshape(mx::square(q), {q.shape(0), shape.n_kv_heads, per_key, q.shape(2)}),
+      std::vector<int>{0, 2});
+  const mx::array mean =
+      mx::contiguous(mx::flatten(squares) * (1.0f / static_cast<float>(per_key)));
+  mx::eval(mean);
+  auto& sums = channels_[layer].q;
+  sums.resize(mean.size());
+  for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += mean.data<float>()[i];
+}
+
 void CacheMeter::run_reference() {
+  const Observation observation(
+      model_, [this](int layer, const mx::array& q) { add_queries(layer, q); });
   std::int64_t n_late = 0, n_tokens = 0;
   for (const Group& group : groups_) {
     n_late += std::int64_t{group.n_sequences} * (group.length - group.length / 2);
@@ -154,7 +193,7 @@ void CacheMeter::run_reference() {
     Chunks x = embed(group);
     States written = states(group, float_cache_);
     run(group, x, 0, model_.n_layers(), written);
-    add_keys(group, written);
+    add_keys_and_values(group, written);
     Chunks late;
     std::vector<std::vector<float>> held;
     for (int c = 0; c < static_cast<int>(x.size()); ++c) {
@@ -172,8 +211,16 @@ void CacheMeter::run_reference() {
     reference_rows_.push_back(std::move(late));
     if (hold) reference_logits_.push_back(std::move(held));
   }
-  for (auto& [layer, sums] : k_means_)
-    for (float& value : sums) value /= static_cast<float>(n_tokens);
+  const auto n = static_cast<float>(n_tokens);
+  for (auto& [layer, channels] : channels_) {
+    for (float& value : channels.k_mean) value /= n;
+    for (auto* squares : {&channels.k, &channels.v, &channels.q})
+      for (float& value : *squares) value = std::sqrt(value / n);
+    for (std::size_t i = 0; i < channels.k.size(); ++i) {
+      const float mean = channels.k_mean[i], rms = channels.k[i];
+      channels.k_centred.push_back(std::sqrt(std::max(0.0f, rms * rms - mean * mean)));
+    }
+  }
   restart();
 }
 

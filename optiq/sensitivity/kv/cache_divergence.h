@@ -17,6 +17,14 @@ struct CacheDivergenceOptions {
   std::int64_t reference_bytes = 4LL << 30;  // logits of the reference held at most
 };
 
+/// Of each channel, after RoPE, over all tokens: the mean, and root mean squares. Those
+/// of queries are over all heads that meet the key.
+///
+/// Shapes    [n_kv_heads * head_dim]
+struct ChannelStatistics {
+  std::vector<float> k_mean, k, k_centred, v, q;
+};
+
 /// Measures caches of a model against its float32 cache.
 ///
 /// Sequences are read in chunks through the cache, so that keys and values are coded
@@ -48,11 +56,8 @@ class CacheMeter {
   /// Throws    Interrupted; as cache::KvCache does
   Divergence measure(const cache::CacheOptions& cache, bool with_p99 = false) const;
 
-  /// The mean of each channel of the keys, after RoPE, over all tokens: what
-  /// cache::CacheOptions::k_means takes.
-  ///
-  /// Shapes    by attention layer, [n_kv_heads * head_dim]
-  const std::map<int, std::vector<float>>& k_means() const { return k_means_; }
+  /// By layer that has keys and values of its own.
+  const std::map<int, ChannelStatistics>& channels() const { return channels_; }
 
  private:
   struct Group {  // sequences of one length that share forward calls
@@ -68,7 +73,8 @@ class CacheMeter {
   std::vector<int> sequences_of_late_rows(const Group& group, int chunk) const;
   int head_rows() const;
   void run_reference();
-  void add_keys(const Group& group, const States& states);
+  void add_keys_and_values(const Group& group, const States& states);
+  void add_queries(int layer, const mx::array& q);
 
   models::Model& model_;
   std::vector<std::vector<int>> sequences_;
@@ -79,7 +85,7 @@ class CacheMeter {
   std::vector<Chunks> inputs_;          // of layer stage_, by group
   std::vector<Chunks> reference_rows_;  // after the last layer, late rows only
   std::vector<std::vector<std::vector<float>>> reference_logits_;  // empty: not held
-  std::map<int, std::vector<float>> k_means_;
+  std::map<int, ChannelStatistics> channels_;
 };
 
 }  // namespace optiq::sensitivity
