@@ -195,6 +195,14 @@ TEST(ModelConfig, GemmasLayersDiffer) {
   moe["moe_intermediate_size"] = 96;
   EXPECT_EQ(parse(moe).experts.n_experts, 8);
   EXPECT_EQ(parse(moe).experts.n_active, 2);
+  json by_layer = read_json_object(kConfigs / "gemma4_text.json");
+  by_layer.erase("global_head_dim");
+  by_layer["per_layer_config"] = {{"2", {{"head_dim", 96}}}, {"4", {{"head_dim", 96}}}};
+  EXPECT_EQ(parse(by_layer).gemma.global_head_dim, 96);
+  by_layer["per_layer_config"]["4"]["head_dim"] = 64;
+  expect_mentions(error_of(by_layer), {"per_layer_config", "layer 4", "64"});
+  by_layer["per_layer_config"]["4"] = 7;
+  expect_mentions(error_of(by_layer), {"per_layer_config.4", "object"});
   json shared = read_json_object(kConfigs / "gemma4_text.json");
   shared["num_kv_shared_layers"] = 4;
   expect_mentions(error_of(shared), {"num_kv_shared_layers", "earlier layer"});

@@ -1,10 +1,55 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
+#include <string>
 
 #include "optiq/checkpoint/config_parts.h"
 
 namespace optiq::checkpoint {
+
+namespace {
+
+struct GlobalHeads {
+  std::int64_t head_dim, n_kv_heads;
+};
+
+// The heads of full attention. transformers 5.17 writes them by layer, and takes these
+// before the keys of their own: {"5": {"head_dim": 512, "num_key_value_heads": 1}}.
+GlobalHeads global_heads(const Fields& fields, const ModelConfig& config) {
+  const auto by_layer = fields.object("per_layer_config");
+  if (!by_layer) {
+    GlobalHeads heads{fields.integer_or("global_head_dim", 512, 1, 4096),
+                      config.n_kv_heads};
+    if (config.gemma.attention_k_eq_v)
+      heads.n_kv_heads =
+          fields.integer_or("num_global_key_value_heads", config.n_kv_heads, 1, 4096);
+    return heads;
+  }
+  std::optional<GlobalHeads> first;
+  for (int i = 0; i < config.num_hidden_layers; ++i) {
+    GlobalHeads these{config.head_dim, config.n_kv_heads};
+    if (const auto layer = by_layer->object(std::to_string(i))) {
+      these.head_dim = layer->integer_or("head_dim", these.head_dim, 1, 4096);
+      these.n_kv_heads =
+          layer->integer_or("num_key_value_heads", these.n_kv_heads, 1, 4096);
+    }
+    const GlobalHeads& expected = config.is_sliding(i)
+                                      ? GlobalHeads{config.head_dim, config.n_kv_heads}
+                                      : first.value_or(these);
+    if (these.head_dim != expected.head_dim || these.n_kv_heads != expected.n_kv_heads)
+      fields.fail(
+          "per_layer_config",
+          "the same heads in all layers of full attention, and the config's own "
+          "in the others",
+          fmt::format("layer {}: head_dim {}, num_key_value_heads {}", i,
+                      these.head_dim, these.n_kv_heads));
+    if (!config.is_sliding(i)) first = these;
+  }
+  return first.value_or(GlobalHeads{config.head_dim, config.n_kv_heads});
+}
+
+}  // namespace
 
 void read_gemma(const Fields& fields, ModelConfig& config) {
   GemmaConfig& gemma = config.gemma;
@@ -43,15 +88,12 @@ void read_gemma(const Fields& fields, ModelConfig& config) {
       fields.integer_or("num_kv_shared_layers", 0, 0, config.num_hidden_layers - 1));
   gemma.attention_k_eq_v = fields.boolean_or("attention_k_eq_v", false);
   gemma.use_double_wide_mlp = fields.boolean_or("use_double_wide_mlp", false);
-  gemma.global_head_dim =
-      static_cast<int>(fields.integer_or("global_head_dim", 512, 1, 4096));
+  const GlobalHeads global = global_heads(fields, config);
+  gemma.global_head_dim = static_cast<int>(global.head_dim);
+  gemma.n_global_kv_heads = static_cast<int>(global.n_kv_heads);
   if (gemma.global_head_dim % 2 != 0)
     fields.fail("global_head_dim", "an even number",
                 std::to_string(gemma.global_head_dim));
-  gemma.n_global_kv_heads = config.n_kv_heads;
-  if (gemma.attention_k_eq_v)
-    gemma.n_global_kv_heads = static_cast<int>(
-        fields.integer_or("num_global_key_value_heads", config.n_kv_heads, 1, 4096));
   if (config.n_heads % gemma.n_global_kv_heads != 0)
     fields.fail("num_global_key_value_heads",
                 fmt::format("a divisor of num_attention_heads, {}", config.n_heads),

@@ -98,6 +98,14 @@ json MlxForm::written_config(const Plan& plan) const {
   if (is_qwen35_ && config["text_config"].contains("mtp_num_hidden_layers"))
     config["text_config"]["mtp_num_hidden_layers"] = 0;  // its tensors are left out
 
+  if (config_.architecture == "gemma4") {
+    // transformers 5.17 writes these by layer, which mlx-lm passes over.
+    json& text = config.contains("text_config") ? config["text_config"] : config;
+    text["global_head_dim"] = config_.gemma.global_head_dim;
+    if (config_.gemma.attention_k_eq_v)
+      text["num_global_key_value_heads"] = config_.gemma.n_global_kv_heads;
+  }
+
   const QuantSpec common = most_common(plan);
   json quantization = to_json(common);
   for (const auto& [path, spec] : plan) {

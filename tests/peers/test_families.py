@@ -30,7 +30,7 @@ def fixture_with_tokenizer(name, folder):
     return source
 
 
-@pytest.mark.parametrize("name", ["gemma3_text", "gemma4_text", "llama_tied", "mistral",
+@pytest.mark.parametrize("name", ["gemma3_text", "gemma4_moe", "gemma4_text", "llama_tied", "mistral",
                                   "phi3_longrope", "qwen2", "qwen3", "qwen3_5_text",
                                   "qwen3_moe", "qwen3_5_moe_vlm"])
 @pytest.mark.parametrize("bits", [4, 8])
