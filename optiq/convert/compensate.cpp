@@ -45,6 +45,45 @@ std::vector<Group> grouped(const std::vector<std::vector<int>>& windows) {
   return groups;
 }
 
+// Of the inputs of the experts that are one module: x^T x of each, and of all.
+class ExpertMoments {
+ public:
+  void add(int expert, const mx::array& x) {
+    Sum& sum = sums_[expert];
+    const mx::array product = mx::matmul(mx::transpose(x), x);
+    sum.H = sum.tokens > 0 ? sum.H + product : product;
+    all_ = all_ ? *all_ + product : product;
+    mx::eval(sum.H, *all_);
+    sum.tokens += x.shape(0);
+    tokens_ += x.shape(0);
+  }
+
+  struct Sum {
+    mx::array H{0.0f};  // [K, K]
+    std::int64_t tokens = 0;
+  };
+
+  // One expert's, with all others' besides as if they were kShared tokens for each
+  // input: many experts see few tokens, and some none.
+  Sum of(int expert) const {
+    constexpr double kShared = 0.25;
+    const double shared = kShared * all_->shape(0);
+    mx::array H = *all_ * static_cast<float>(shared / static_cast<double>(tokens_));
+    std::int64_t tokens = static_cast<std::int64_t>(shared);
+    if (const auto found = sums_.find(expert); found != sums_.end()) {
+      H = H + found->second.H;
+      tokens += found->second.tokens;
+    }
+    mx::eval(H);
+    return {H, tokens};
+  }
+
+ private:
+  std::map<int, Sum> sums_;
+  std::optional<mx::array> all_;
+  std::int64_t tokens_ = 0;
+};
+
 // Sums over calls of x^T x, for inputs x [T, K]; modules that are given the same array
 // share one.
 class SecondMoments {
@@ -53,6 +92,10 @@ class SecondMoments {
     for (auto& [known, paths] : seen_)
       if (known.id() == x.id()) return paths.push_back(module.path);
     seen_.push_back({x, {module.path}});
+  }
+
+  void see_expert(const models::LinearModule& experts, int expert, const mx::array& x) {
+    experts_[experts.path].add(expert, x);
   }
 
   // Takes in what was seen in one call.
@@ -70,6 +113,16 @@ class SecondMoments {
     seen_.clear();
   }
 
+  bool has(const std::string& path) const {
+    return slots_.contains(path) || experts_.contains(path);
+  }
+
+  // Null where a module's inputs are not those of experts apart.
+  const ExpertMoments* of_experts(const std::string& path) const {
+    const auto found = experts_.find(path);
+    return found == experts_.end() ? nullptr : &found->second;
+  }
+
   std::span<const float> of(const std::string& path) const {
     const auto slot = slots_.find(path);
     if (slot == slots_.end()) return {};
@@ -85,6 +138,7 @@ class SecondMoments {
   std::vector<Seen> seen_;
   std::map<std::string, std::size_t> slots_;
   std::vector<mx::array> sums_;
+  std::map<std::string, ExpertMoments> experts_;
 };
 
 // Few tokens say little of many inputs: what is fitted to them alone is wrong of
@@ -115,7 +169,10 @@ class Walk {
     for (const Group& group : groups_) tokens_ += std::ssize(group.ids);
   }
 
-  ~Walk() { model_.observe_inputs(nullptr); }
+  ~Walk() {
+    model_.observe_inputs(nullptr);
+    model_.observe_experts(nullptr);
+  }
 
   void embed() {
     for (Group& group : groups_) {
@@ -139,6 +196,10 @@ class Walk {
     model_.observe_inputs([&](const models::LinearModule& module, const mx::array& x) {
       moments.see(module, x);
     });
+    model_.observe_experts(
+        [&](const models::LinearModule& module, int expert, const mx::array& x) {
+          moments.see_expert(module, expert, x);
+        });
     for (Group& group : groups_) {
       throw_if_interrupted();
       // Of the head only the input is computed.
@@ -148,6 +209,7 @@ class Walk {
       moments.collect();
     }
     model_.observe_inputs(nullptr);
+    model_.observe_experts(nullptr);
     return moments;
   }
 
@@ -156,18 +218,60 @@ class Walk {
     double error_ratio;
   };
 
-  Coded encode(const std::string& path, const QuantSpec& spec, std::span<const float> H,
-               double damping) const {
+  // Requires  moments of its inputs
+  Coded encode(const std::string& path, const QuantSpec& spec,
+               const SecondMoments& moments, double damping) const {
     throw_if_interrupted();
     const kernels::LinearWeight& w = encoder_.original(path);
-    quantize::GptqResult coded =
-        encode_with(w, spec, H, damping_for(damping, w.input_dim(), tokens_), search_);
+    quantize::GptqResult coded;
+    if (const ExpertMoments* experts = moments.of_experts(path))
+      coded = encode_experts(w, spec, *experts, damping);
+    else
+      coded = encode_with(w, spec, moments.of(path),
+                          damping_for(damping, w.input_dim(), tokens_), search_);
     const double searched = coded.searched_output_error;
     return {quantize::as_linear_weight(std::move(coded.tensor), w.bias),
             searched > 0 ? coded.output_error / searched : 1};
   }
 
  private:
+  // The matrices of experts, one below the other, each by its own moments.
+  quantize::GptqResult encode_experts(const kernels::LinearWeight& w,
+                                      const QuantSpec& spec,
+                                      const ExpertMoments& moments,
+                                      double damping) const {
+    const std::vector<float> values = quantize::float_values(w);
+    const std::int64_t N = encoder_.model().config().hidden_size, K = w.input_dim();
+    const auto E = static_cast<int>(w.output_dim() / N);
+    quantize::GptqResult all;
+    const auto append = [](auto& to, const auto& from) {
+      to.insert(to.end(), from.begin(), from.end());
+    };
+    for (int e = 0; e < E; ++e) {
+      throw_if_interrupted();
+      const ExpertMoments::Sum sum = moments.of(e);
+      const quantize::GptqResult one = quantize::encode_gptq(
+          std::span(values).subspan(static_cast<std::size_t>(e * N * K),
+                                    static_cast<std::size_t>(N * K)),
+          N, K, {sum.H.data<float>(), sum.H.size()},
+          {{spec.bits, spec.group_size, quantize::scale_type_of(w), search_},
+           damping_for(damping, K, sum.tokens)});
+      all.output_error += one.output_error;
+      all.searched_output_error += one.searched_output_error;
+      if (e == 0) {
+        all.tensor = one.tensor;
+        continue;
+      }
+      all.tensor.N += N;
+      all.tensor.error += one.tensor.error;
+      all.tensor.mlx_error += one.tensor.mlx_error;
+      append(all.tensor.weight, one.tensor.weight);
+      append(all.tensor.scales, one.tensor.scales);
+      append(all.tensor.biases, one.tensor.biases);
+    }
+    return all;
+  }
+
   Encoder& encoder_;
   const quantize::Search search_;
   models::Model& model_;
@@ -211,29 +315,28 @@ void compensate_candidates(Encoder& encoder, sensitivity::Sensitivities& costs,
   const int n_layers = model.n_layers();
   Walk walk(encoder, search, windows);
   const auto offer = [&](const std::string& path, const QuantSpec& spec,
-                         std::span<const float> H, double damping) {
+                         const SecondMoments& moments, double damping) {
     const kernels::LinearWeight& w = encoder.original(path);
     if (!compensable(spec) || !quantize::fits(spec, w.input_dim())) return 1.0;
-    Walk::Coded coded = walk.encode(path, spec, H, damping);
+    Walk::Coded coded = walk.encode(path, spec, moments, damping);
     encoder.offer(path, spec, search, std::move(coded.w));
     return coded.error_ratio;
   };
   const auto weigh = [&](const std::vector<std::string>& paths,
                          const SecondMoments& moments, double damping) {
     for (const std::string& path : paths) {
-      const auto H = moments.of(path);
-      if (H.empty()) continue;
+      if (!moments.has(path)) continue;
       std::vector<QuantSpec> known;
       for (auto& layer : costs.layers)
         if (layer.name == path)
           for (auto& cost : layer.formats) {
-            const double ratio = offer(path, cost.spec, H, damping);
+            const double ratio = offer(path, cost.spec, moments, damping);
             if (!costs.compensated) cost.kl *= ratio;
             known.push_back(cost.spec);
           }
       for (const QuantSpec& spec : others)
         if (std::ranges::find(known, spec) == known.end())
-          offer(path, spec, H, damping);
+          offer(path, spec, moments, damping);
     }
   };
   auto paths = paths_by_layer(model);
@@ -258,10 +361,9 @@ void compensate(Encoder& encoder, const Plan& plan, quantize::Search search,
   const auto encode = [&](const std::string& path, const SecondMoments& moments,
                           double damping) {
     const auto spec = plan.find(path);
-    const auto H = moments.of(path);
-    if (spec == plan.end() || !compensable(spec->second) || H.empty()) return;
+    if (spec == plan.end() || !compensable(spec->second) || !moments.has(path)) return;
     encoder.keep(path, *spec->second, search,
-                 walk.encode(path, *spec->second, H, damping).w);
+                 walk.encode(path, *spec->second, moments, damping).w);
   };
   auto paths = paths_by_layer(model);
   const auto apply = [&](int layer) {

@@ -1,8 +1,9 @@
 // Codes that make up for each other's errors, in the model that is being converted.
 //
 // Each matrix is encoded by quantize::encode_gptq with H = sum x x^T of its inputs on
-// the calibration windows. A tied embedding gets the H of the head with all of its mean
-// on the diagonal besides, for the tokens that are looked up.
+// the calibration windows; the second matrix of each expert by an H of its own. A tied
+// embedding gets the H of the head with all of its mean on the diagonal besides, for
+// the tokens that are looked up.
 #pragma once
 #include <functional>
 #include <span>
@@ -28,7 +29,7 @@ quantize::EncodedTensor compensated(const models::LinearModule& module,
 ///
 /// Leaves    the model with its own weights
 /// Cost      two forward calls over the windows, and encode_gptq for each format;
-///           holds the H of one layer.
+///           holds the H of one layer, with those of each of its experts.
 /// Threads   one.
 void compensate_candidates(Encoder& encoder, sensitivity::Sensitivities& costs,
                            const std::vector<QuantSpec>& others,

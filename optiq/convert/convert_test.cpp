@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <map>
 
 #include "mlx/ops.h"
 #include "optiq/base/error.h"
@@ -13,6 +14,7 @@
 #include "optiq/convert/plan.h"
 #include "optiq/convert/sidecars.h"
 #include "optiq/models/registry.h"
+#include "optiq/text/tokenizer.h"
 
 namespace optiq::convert {
 namespace {
@@ -108,8 +110,8 @@ fs::path fixture_with_tokenizer(const std::string& name, const fs::path& work) {
 }
 
 TEST_F(Convert, EveryFamilyIsMeasuredWrittenAndReadBack) {
-  for (const char* name : {"gemma3_text", "gemma4_text", "mistral", "phi3_longrope",
-                           "qwen3_moe", "qwen3_5_moe_vlm"}) {
+  for (const char* name : {"gemma3_text", "gemma4_moe", "gemma4_text", "mistral",
+                           "phi3_longrope", "qwen3_moe", "qwen3_5_moe_vlm"}) {
     SCOPED_TRACE(name);
     Options o = options(std::string("mixed-") + name);
     o.model = fixture_with_tokenizer(name, work_);
@@ -151,6 +153,50 @@ TEST_F(Convert, ExpertsAreWrittenAsMlxLmLoadsThem) {
               (std::vector<std::int64_t>{4, 128, 2}));
     for (const std::string& tensor : written.names())
       EXPECT_EQ(tensor.find(".experts."), std::string::npos) << tensor;
+  }
+}
+
+// The squared change of what the experts' second matrices give, on text that neither
+// was fitted to, given what the source's experts are given.
+double change_of_experts(const fs::path& source, const fs::path& converted) {
+  const auto original = models::load(source), coded = models::load(converted);
+  std::map<std::string, const models::LinearModule*> by_name;
+  for (const models::LinearModule* module : coded->linears())
+    by_name[module->name] = module;
+  double sum = 0;
+  original->observe_experts([&](const models::LinearModule& down, int expert,
+                                const mx::array& x) {
+    const int N = down.weight.output_dim() / down.n_experts;
+    const mx::array change = mx::astype(down.weight.weight, mx::float32) -
+                             kernels::dequantized(by_name.at(down.name)->weight);
+    const mx::array of_expert =
+        mx::slice(change, {expert * N, 0}, {(expert + 1) * N, change.shape(1)});
+    sum += mx::sum(mx::square(mx::matmul(x, mx::transpose(of_expert)))).item<float>();
+  });
+  std::vector<int> ids = text::Tokenizer::load(source).encode(
+      read_file(fs::path(OPTIQ_SOURCE_DIR) / "CONTRIBUTING.md", 1 << 20));
+  ids.resize(std::min<std::size_t>(ids.size(), 1000));
+  const int n = static_cast<int>(ids.size());
+  mx::eval(original->hidden(mx::array(ids.data(), {n}, mx::int32),
+                            models::uncached_batch({n}, kernels::Activation::kExact)));
+  return sum;
+}
+
+TEST_F(Convert, EachExpertMakesUpForTheErrorsOnWhatItIsGiven) {
+  for (const auto& [name, left] :
+       {std::pair("qwen3_moe", 0.9), std::pair("gemma4_moe", 0.97)}) {
+    SCOPED_TRACE(name);
+    Options o = compensated_options(4);
+    o.model = fixture_with_tokenizer(name, work_);
+    o.output = work_ / (std::string(name) + "-compensated");
+    o.n_calibration = 24;
+    o.calibration_length = 256;
+    EXPECT_TRUE(convert(o).compensated);
+    const double compensated = change_of_experts(o.model, o.output);
+    o.output = work_ / (std::string(name) + "-plain");
+    o.compensate = false;
+    convert(o);
+    EXPECT_LT(compensated, left * change_of_experts(o.model, o.output));
   }
 }
 

@@ -94,7 +94,8 @@ Decoder::Stream Decoder::embedded(const mx::array& ids) {
 
 void Decoder::run(int i, Stream& stream, const Batch& batch) {
   const DecoderLayer& layer = parts_.layers[static_cast<std::size_t>(i)];
-  const LayerCall call{i, batch, observer_, query_observer_, output_hook_};
+  const LayerCall call{i,           batch, observer_, expert_observer_, query_observer_,
+                       output_hook_};
   const auto eps = static_cast<float>(config_.rms_norm_eps);
   const auto mixer = [&](const mx::array& x,
                          const std::optional<mx::array>& residual) -> mx::array {

@@ -72,6 +72,11 @@ using InputObserver = std::function<void(const LinearModule&, const mx::array&)>
 /// product's place. Experts are passed over.
 using OutputHook = std::function<mx::array(const LinearModule&, const mx::array&)>;
 
+/// Called with what the second matrix of one expert is given, [T_e, K], where tokens
+/// visit it.
+using ExpertObserver =
+    std::function<void(const LinearModule& experts, int expert, const mx::array&)>;
+
 /// Called with the queries of a layer, [T, n_heads, head_dim] after RoPE, and the layer
 /// whose keys they meet, while a forward call is built.
 using QueryObserver = std::function<void(int layer, const mx::array&)>;
@@ -123,6 +128,9 @@ class Model {
   virtual mx::array hidden(const mx::array& ids, const Batch& batch);
 
   void observe_inputs(InputObserver observer) { observer_ = std::move(observer); }
+  void observe_experts(ExpertObserver observer) {
+    expert_observer_ = std::move(observer);
+  }
   void observe_queries(QueryObserver observer) {
     query_observer_ = std::move(observer);
   }
@@ -134,6 +142,7 @@ class Model {
 
  protected:
   InputObserver observer_;
+  ExpertObserver expert_observer_;
   QueryObserver query_observer_;
   OutputHook output_hook_;
 

@@ -14,6 +14,7 @@ struct LayerCall {
   int index;  // of the layer, counted in the model
   const Batch& batch;
   const InputObserver& observer;
+  const ExpertObserver& expert_observer;
   const QueryObserver& query_observer;
   const OutputHook& output_hook;
 

@@ -3,6 +3,7 @@
 #include "optiq/kernels/elementwise/elementwise_primitive.h"
 #include "optiq/kernels/experts/experts_primitive.h"
 #include "optiq/kernels/rms_norm/rms_norm_primitive.h"
+#include "optiq/models/layers/expert_inputs.h"
 
 namespace optiq::models {
 
@@ -16,6 +17,7 @@ mx::array ParallelExperts::operator()(const mx::array& dense, const mx::array& x
   const mx::array normed = kernels::rms_norm(x, input_norm, eps);
   if (call.observer) call.observer(gate, normed);
   if (call.observer) call.observer(up, normed);
+  show_expert_inputs(call, normed, route, gate, up, down, f);
   const mx::array y = kernels::experts(
       normed, route, {gate.weight, up.weight, down.weight, gate.n_experts}, f,
       call.batch.activation);

@@ -2,6 +2,7 @@
 
 #include "optiq/kernels/elementwise/elementwise_primitive.h"
 #include "optiq/kernels/experts/experts_primitive.h"
+#include "optiq/models/layers/expert_inputs.h"
 
 namespace optiq::models {
 
@@ -16,6 +17,7 @@ mx::array SparseMlp::operator()(const mx::array& x,
       kernels::route(exact(router), {n_active, normalize, std::nullopt});
   if (call.observer) call.observer(gate, x);
   if (call.observer) call.observer(up, x);
+  show_expert_inputs(call, x, route, gate, up, down, kernels::GluGate::kSilu);
   const mx::array y =
       kernels::experts(x, route, {gate.weight, up.weight, down.weight, gate.n_experts},
                        kernels::GluGate::kSilu, call.batch.activation, residual);
