@@ -249,8 +249,8 @@ Run add_convert(CLI::App& app) {
       ->check(CLI::Range(0, 1000));
   app.add_option("--measure", flags->measure,
                  "How much each matrix loses at each width: exact, by forward calls; "
-                 "gradient, by one pass back; auto, gradient where the model fits the "
-                 "memory")
+                 "gradient, by one pass back; auto, gradient unless --reference is "
+                 "uniform_4bit")
       ->capture_default_str();
   app.add_option("--sensitivity", flags->sensitivity,
                  "An earlier run's optiq/sensitivity.json, instead of measuring")

@@ -44,28 +44,25 @@ int step_windows(int n) { return std::max(3, n / 6); }
 struct Memory {
   std::int64_t logits = 4LL << 30;        // of each reference
   std::int64_t encoded_kept = 2LL << 30;  // encoded tensors, for their next use
+  std::int64_t layer_inputs = 1LL << 30;  // of all layers, on their way forward
   std::uint64_t freed_kept = 512 << 20;   // by the allocator
 
   explicit Memory(const Session& session) {
-    if (session.reference() != sensitivity::Reference::kUniform4Bit) return;
+    if (session.fits_memory()) {
+      // Text that does not fit is not used: models of some billions want more of it.
+      layer_inputs = std::max(layer_inputs,
+                              static_cast<std::int64_t>(available_memory_bytes() / 4));
+      return;
+    }
     const auto share = static_cast<std::int64_t>(session.source().tensor_bytes() / 16);
     logits = std::min(logits, share);
     encoded_kept = std::min(encoded_kept, share);
+    layer_inputs = std::max(
+        share, std::min(layer_inputs,
+                        static_cast<std::int64_t>(available_memory_bytes() / 8)));
     freed_kept = std::min(freed_kept, static_cast<std::uint64_t>(share));
   }
 };
-
-// `resumes`: an interrupted run has measured matrices one by one.
-bool by_gradients(const Options& options, const Session& session, bool resumes) {
-  if (session.reference() == sensitivity::Reference::kUniform4Bit) {
-    if (options.measuring == Measuring::kGradient)
-      throw std::invalid_argument(
-          "--measure gradient: expected a model whose own weights fit the memory");
-    return false;
-  }
-  return options.measuring == Measuring::kGradient ||
-         (options.measuring == Measuring::kAuto && !resumes);
-}
 
 // By rising bits, of the group size that is asked for.
 std::vector<QuantSpec> candidate_formats(const Options& options) {
@@ -221,14 +218,23 @@ Result convert(const Options& options) {
           specs.push_back(*spec);
     return specs;
   };
-  SavedLayers saved(output.target(), session.identity(formats, options.rounding));
+  const bool gradients = session.by_gradients();
+  const std::vector<QuantSpec> measured_formats =
+      gradients && options.compensates()
+          ? with_more_groups(formats, uniform_formats(), options)
+          : formats;
+  SavedLayers saved(output.target(), session.identity(measured_formats, options));
   auto known = options.resume ? saved.load() : decltype(saved.load()){};
-  const bool gradients = measures && !options.sensitivity_file &&
-                         by_gradients(options, session, !known.empty());
   if (gradients) {
     sensitivity::GradientCostOptions costs;
-    costs.formats = formats;
+    costs.formats = measured_formats;
     costs.search = options.rounding;
+    costs.input_bytes = memory.layer_inputs;
+    costs.known = std::move(known);
+    costs.on_costs = [&](const auto& layer) { saved.add(layer); };
+    // A layer measured as a whole reads all layers behind it once more: from a disk
+    // that takes longer than the estimate gains.
+    costs.probe = session.fits_memory();
     costs.probe_windows = ratio_windows(meter->n_windows());
     costs.seed = options.seed;
     costs.on_layer = [&](std::size_t done, std::size_t total) {
@@ -236,7 +242,6 @@ Result convert(const Options& options) {
                static_cast<std::int64_t>(total));
     };
     if (options.compensates()) {
-      costs.formats = with_more_groups(formats, uniform_formats(), options);
       costs.encode = [&](const models::LinearModule& module, const QuantSpec& spec,
                          std::span<const float> H, std::int64_t tokens) {
         return compensated(module, spec, H, tokens, options.rounding);

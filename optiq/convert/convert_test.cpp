@@ -500,6 +500,35 @@ TEST_F(Convert, AnInterruptedRunGoesOnToTheResultOfAnUnbrokenOne) {
         << file;
 }
 
+// By gradients codes are encoded as costs are found; those of the matrices that an
+// interrupted run had done are not kept, and the chosen ones encoded anew.
+TEST_F(Convert, AnInterruptedRunByGradientsGoesOnToTheSamePlan) {
+  Options o = options("resumed");
+  o.target_bpw = 5;
+  o.progress = [&](std::string_view stage, std::int64_t done, std::int64_t) {
+    if (stage == "sensitivity" && done == 5) throw Interrupted();
+  };
+  EXPECT_THROW(convert(o), Interrupted);
+  const fs::path saved = work_ / ".resumed.sensitivity.json";
+  ASSERT_TRUE(fs::exists(saved));
+  const json kept = read_json(saved).at("layers");
+  ASSERT_GT(kept.size(), 20u);
+  o.progress = nullptr;
+  o.resume = true;
+  const Result resumed = convert(o);
+  EXPECT_FALSE(fs::exists(saved));
+  Options unbroken = o;
+  unbroken.output = work_ / "unbroken";
+  unbroken.resume = false;
+  const Result whole = convert(unbroken);
+  EXPECT_EQ(read_json(o.output / "optiq/sensitivity.json").at("layers"),
+            read_json(unbroken.output / "optiq/sensitivity.json").at("layers"));
+  ASSERT_EQ(resumed.layers.size(), whole.layers.size());
+  for (std::size_t i = 0; i < whole.layers.size(); ++i)
+    EXPECT_EQ(resumed.layers[i].spec, whole.layers[i].spec) << whole.layers[i].name;
+  EXPECT_LT(*resumed.kl_mean, 1.2 * *whole.kl_mean);
+}
+
 TEST_F(Convert, AQuantizedModelIsRefused) {
   Options o = options("once");
   o.method = Method::kUniform;

@@ -130,7 +130,9 @@ std::int64_t write_random_model(const fs::path& directory) {
   return bytes;
 }
 
-TEST(ConvertMemory, AModelMeasuredInFourBitsIsNeverHeldInFloat) {
+class ConvertMemory : public ::testing::TestWithParam<Measuring> {};
+
+TEST_P(ConvertMemory, AModelMeasuredInFourBitsIsNeverHeldInFloat) {
   if (kSanitized || anonymous_bytes() == 0) GTEST_SKIP() << "memory cannot be told";
   const fs::path work =
       fs::temp_directory_path() / ("optiq-memory-test-" + std::to_string(::getpid()));
@@ -141,6 +143,7 @@ TEST(ConvertMemory, AModelMeasuredInFourBitsIsNeverHeldInFloat) {
   o.model_name = "random";
   o.output = work / "out";
   o.reference = ReferenceChoice::kUniform4Bit;
+  o.measuring = GetParam();
   o.candidate_bits = {4, 8};
   o.n_calibration = 1;
   o.calibration_length = 16;
@@ -154,13 +157,23 @@ TEST(ConvertMemory, AModelMeasuredInFourBitsIsNeverHeldInFloat) {
   fs::remove_all(work);
   RecordProperty("float_bytes", std::to_string(float_bytes));
   RecordProperty("held_bytes", std::to_string(held));
-  EXPECT_EQ(result.reference, sensitivity::Reference::kUniform4Bit);
+  // Gradients are by the model's own weights.
+  EXPECT_EQ(result.reference, GetParam() == Measuring::kExact
+                                  ? sensitivity::Reference::kUniform4Bit
+                                  : sensitivity::Reference::kBf16);
   // The copy in at most 5 bits with its scales (5/16 of the float bytes), a sixteenth
   // each for logits, kept encodings and freed memory, and about 50 MB for a matrix on
   // its way and for the program.
   EXPECT_LT(held, float_bytes / 16 * (5 + 3) + (50 << 20))
       << "of " << float_bytes << " bytes in float";
 }
+
+INSTANTIATE_TEST_SUITE_P(Measured, ConvertMemory,
+                         ::testing::Values(Measuring::kExact, Measuring::kGradient),
+                         [](const auto& measured) {
+                           return measured.param == Measuring::kExact ? "Exactly"
+                                                                      : "ByGradients";
+                         });
 
 }  // namespace
 }  // namespace optiq::convert

@@ -31,8 +31,7 @@ enum class ReferenceChoice { kAuto, kBf16, kUniform4Bit };
 ///   kExact     each matrix alone at each width, by forward calls
 ///   kGradient  one pass back through the model, and one measurement a layer
 ///              (sensitivity/gradient_costs.h)
-///   kAuto      by gradients; exact where the weights do not fit the memory, and where
-///              an interrupted run was
+///   kAuto      by gradients
 enum class Measuring { kAuto, kExact, kGradient };
 
 struct Options {

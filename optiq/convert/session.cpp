@@ -51,13 +51,18 @@ sensitivity::Calibration draw_calibration(const Options& options) {
 
 // The rule of mlx-optiq: the model's own weights where they take at most 70 % of the
 // memory that is free.
-sensitivity::Reference choose_reference(ReferenceChoice choice,
-                                        std::uint64_t weight_bytes) {
-  const auto free = static_cast<double>(available_memory_bytes());
-  const bool fits = static_cast<double>(weight_bytes) <= 0.7 * free;
-  return choice == ReferenceChoice::kBf16 || (choice == ReferenceChoice::kAuto && fits)
-             ? sensitivity::Reference::kBf16
-             : sensitivity::Reference::kUniform4Bit;
+bool fits(ReferenceChoice choice, std::uint64_t weight_bytes) {
+  if (choice != ReferenceChoice::kAuto) return choice == ReferenceChoice::kBf16;
+  return static_cast<double>(weight_bytes) <=
+         0.7 * static_cast<double>(available_memory_bytes());
+}
+
+// Who asks for a reference asks to be measured against it.
+bool measures_by_gradients(const Options& options) {
+  if (options.method != Method::kOptiq || options.sensitivity_file) return false;
+  return options.measuring == Measuring::kGradient ||
+         (options.measuring == Measuring::kAuto &&
+          options.reference != ReferenceChoice::kUniform4Bit);
 }
 
 }  // namespace
@@ -71,7 +76,10 @@ Session::Session(const Options& options) : source_(open_source(options)) {
     params_ += n;
   }
   model_ = models::load(source_);
-  reference_ = choose_reference(options.reference, source_.tensor_bytes());
+  fits_memory_ = fits(options.reference, source_.tensor_bytes());
+  by_gradients_ = measures_by_gradients(options);
+  if (!fits_memory_ && !by_gradients_)
+    reference_ = sensitivity::Reference::kUniform4Bit;
 }
 
 sensitivity::Sensitivities Session::static_sensitivities(
@@ -107,7 +115,7 @@ sensitivity::Sensitivities Session::static_sensitivities(
 }
 
 nlohmann::json Session::identity(const std::vector<QuantSpec>& formats,
-                                 quantize::Search rounding) const {
+                                 const Options& options) const {
   nlohmann::json specs = nlohmann::json::array(), files = nlohmann::json::array();
   for (const QuantSpec& spec : formats) specs.push_back(describe(spec));
   for (const auto& file : source_.files()) {
@@ -120,8 +128,11 @@ nlohmann::json Session::identity(const std::vector<QuantSpec>& formats,
           {"calibration", calibration_.fingerprint},
           {"windows", calibration_.windows.size()},
           {"reference", sensitivity::name(reference_)},
-          {"rounding", static_cast<int>(rounding)},
-          {"version", 1}};
+          {"rounding", static_cast<int>(options.rounding)},
+          {"gradients", by_gradients_},
+          {"seed", options.seed},
+          {"compensated", by_gradients_ && options.compensates()},
+          {"version", 2}};
 }
 
 }  // namespace optiq::convert

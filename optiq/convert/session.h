@@ -24,12 +24,20 @@ class Session {
   const sensitivity::Calibration& calibration() const { return calibration_; }
   sensitivity::Reference reference() const { return reference_; }
 
+  /// Whether the model's own weights may be read again and again: else what is held
+  /// beside them is a small share of theirs, and each layer is read as seldom as can
+  /// be.
+  bool fits_memory() const { return fits_memory_; }
+
+  /// Whether costs are to come from gradients, which are by the model's own weights.
+  bool by_gradients() const { return by_gradients_; }
+
   /// Values in all tensors that are written.
   std::int64_t params() const { return params_; }
 
   /// Everything that a measured layer depends on besides the layer.
   nlohmann::json identity(const std::vector<QuantSpec>& formats,
-                          quantize::Search rounding) const;
+                          const Options& options) const;
 
   /// Costs in the form of measured ones that need no text: a layer's place times the
   /// error of each format, that of its own weights for method `static`, else that of
@@ -42,6 +50,8 @@ class Session {
   sensitivity::Calibration calibration_;
   std::unique_ptr<models::Model> model_;
   sensitivity::Reference reference_ = sensitivity::Reference::kBf16;
+  bool fits_memory_ = true;
+  bool by_gradients_ = false;
   std::int64_t params_ = 0;
 };
 

@@ -41,30 +41,27 @@ class Trips {
   Trips(models::Model& model, const std::vector<std::vector<int>>& windows,
         std::int64_t input_bytes)
       : model_(model) {
-    std::int64_t held = 0, largest = 0;
+    std::int64_t held = 0;
     for (const auto& window : windows) {
       throw_if_interrupted();
-      if (held + largest > input_bytes) break;
       const int n = static_cast<int>(window.size());
       Trip trip{mx::array(window.data(), {n}, mx::int32),
                 models::uncached_batch({n}, kExact),
                 {}};
-      mx::array x = model_.embed(trip.ids);
-      for (int i = 0; i < model_.n_layers(); ++i) {
-        mx::eval(x);
-        trip.inputs.push_back(x);
-        x = model_.layer(i, x, trip.batch);
-      }
-      mx::eval(x);
-      trip.inputs.push_back(x);
-      std::int64_t bytes = 0;
-      for (const mx::array& input : trip.inputs)
-        bytes += static_cast<std::int64_t>(input.nbytes());
-      held += bytes;
-      largest = std::max(largest, bytes);
+      trip.inputs.push_back(model_.embed(trip.ids));
+      mx::eval(trip.inputs.back());
+      held += (model_.n_layers() + 1) *
+              static_cast<std::int64_t>(trip.inputs.back().nbytes());
+      if (held > input_bytes && !trips_.empty()) break;
       tokens_ += n;
       trips_.push_back(std::move(trip));
     }
+    for (int i = 0; i < model_.n_layers(); ++i)
+      for (Trip& trip : trips_) {
+        throw_if_interrupted();
+        trip.inputs.push_back(model_.layer(i, trip.inputs.back(), trip.batch));
+        mx::eval(trip.inputs.back());
+      }
   }
 
   ~Trips() {
@@ -249,13 +246,15 @@ Arrays head_inputs(models::Model& model, const std::vector<Trip>& trips) {
 using Anchors = std::map<std::string, kernels::LinearWeight>;
 
 // One matrix at every format: bytes and errors, and what `cost` says of the change. H
-// is a sum over `tokens`.
+// is a sum over `tokens`. Of a matrix whose costs are known only the anchor is encoded,
+// if layers are to be measured in it.
 template <class Cost>
 LayerSensitivity at_formats(const LinearModule& module,
                             const InputStatistics& statistics,
                             const GradientCostOptions& options,
                             const std::optional<mx::array>& H, std::int64_t tokens,
                             Anchors& anchors, Cost&& cost) {
+  const auto known = options.known.find(module.path);
   const kernels::LinearWeight& w = module.weight;
   const int N = w.output_dim(), K = w.input_dim();
   const std::vector<float> importance = statistics.mean_squares(module.path);
@@ -269,17 +268,22 @@ LayerSensitivity at_formats(const LinearModule& module,
   for (std::size_t i = 0; i < formats.size(); ++i) {
     throw_if_interrupted();
     const QuantSpec& spec = formats[i];
+    const bool is_anchor = options.probe && i == anchor_format(formats);
+    if (known != options.known.end() && !is_anchor) continue;
     quantize::EncodedTensor tensor =
         by_moments ? options.encode(module, spec, {H->data<float>(), H->size()}, tokens)
                    : quantize::encode(w, spec, importance, options.search);
     FormatCost at{spec, tensor.bytes(), 0, 0, tensor.error / norm};
     const kernels::LinearWeight coded =
         quantize::as_linear_weight(std::move(tensor), w.bias);
-    at.kl = cost(coded);
     if (by_moments && options.on_encoded) options.on_encoded(module.path, spec, coded);
-    if (i == anchor_format(formats)) anchors.emplace(module.path, coded);
+    if (is_anchor) anchors.emplace(module.path, coded);
+    if (known != options.known.end()) continue;
+    at.kl = cost(coded);
     layer.formats.push_back(at);
   }
+  if (known != options.known.end()) layer = known->second;
+  if (options.on_costs) options.on_costs(layer);
   return layer;
 }
 
@@ -332,7 +336,8 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
   std::set<std::string> reached;
   Anchors anchors;
   std::size_t done = 0;
-  const std::size_t total = 2 * static_cast<std::size_t>(n_layers);
+  const std::size_t total =
+      (options.probe ? 2 : 1) * static_cast<std::size_t>(n_layers);
   const auto tell = [&] {
     if (options.on_layer) options.on_layer(++done, total);
   };
@@ -401,6 +406,7 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
       layers.push_back(&costs.at(module->path));
     if (layers.empty()) continue;
     fill_unreached(layers, reached);
+    if (!options.probe) continue;
     meter.advance_to(i);
     // Experts apart from the others: their share is not known, and their codes are
     // found in another way.

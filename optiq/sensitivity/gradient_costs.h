@@ -11,9 +11,15 @@ struct GradientCostOptions {
   quantize::Search search = quantize::Search::kSearch;
   std::int64_t input_bytes = 1LL << 30;  // that layers' inputs may take: of windows,
                                          // the first that fit are used, at least one
-  int probe_windows = 0;   // on which each layer is measured as a whole; 0: all
+  bool probe = true;       // measure each layer as a whole, and scale its costs
+  int probe_windows = 0;   // on which; 0: all
   std::uint64_t seed = 0;  // of the tokens that the model draws
   std::function<void(std::size_t done, std::size_t total)> on_layer;
+
+  /// Costs before they are scaled that are known from an interrupted run, by name, and
+  /// told as they are found, so that they can be saved.
+  std::unordered_map<std::string, LayerSensitivity> known;
+  std::function<void(const LayerSensitivity&)> on_costs;
 
   /// How a matrix is encoded whose costs are estimated, given H = sum x x^T [K, K]
   /// of its inputs, over so many tokens: not those of experts. None: by `search`,
@@ -41,8 +47,9 @@ struct GradientCostOptions {
 /// Requires  a meter at its start, made of `windows`, the model's weights being the
 ///           reference's.
 /// Throws    as measure()
-/// Cost      forward and back over the windows once, a product of each matrix for each
-///           format, and about L / 2 forward calls over the probes' windows:
+/// Cost      forward and back over the windows once, layer by layer, so that weights
+///           mapped from a file are read once each way; a product of each matrix for
+///           each format, and about L / 2 forward calls over the probes' windows:
 ///           independent of the number of matrices in a layer. Holds each layer's
 ///           inputs, and of one layer those of its matrices and the gradients by their
 ///           products.
