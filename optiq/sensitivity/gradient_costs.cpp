@@ -11,6 +11,7 @@
 #include "optiq/base/error.h"
 #include "optiq/base/signal.h"
 #include "optiq/quantize/linear_weight.h"
+#include "optiq/sensitivity/row_sample.h"
 
 namespace optiq::sensitivity {
 namespace {
@@ -21,6 +22,14 @@ using models::LinearModule;
 
 constexpr auto kExact = kernels::Activation::kExact;
 constexpr int kHeadRows = 128;  // rows of logits at a time
+
+constexpr std::int64_t kFewestRows = 256;
+
+// With moments the work of a row goes by K^2, without, a sixteenth of it, by K.
+std::int64_t sampled_rows(const GradientCostOptions& options, int K, bool by_moments) {
+  return std::max(kFewestRows, by_moments ? options.work / (std::int64_t{K} * K)
+                                          : options.work / 16 / K);
+}
 
 // One window on its way through the model and back.
 struct Trip {
@@ -40,7 +49,7 @@ class Trips {
  public:
   Trips(models::Model& model, const std::vector<std::vector<int>>& windows,
         std::int64_t input_bytes)
-      : model_(model) {
+      : model_(model), counts_(static_cast<std::size_t>(model.config().vocab_size)) {
     std::int64_t held = 0;
     for (const auto& window : windows) {
       throw_if_interrupted();
@@ -54,6 +63,7 @@ class Trips {
               static_cast<std::int64_t>(trip.inputs.back().nbytes());
       if (held > input_bytes && !trips_.empty()) break;
       tokens_ += n;
+      count(trip.ids);
       trips_.push_back(std::move(trip));
     }
     for (int i = 0; i < model_.n_layers(); ++i)
@@ -74,6 +84,9 @@ class Trips {
   std::int64_t tokens() const { return tokens_; }
   std::vector<Trip>& all() { return trips_; }
 
+  // How often each token is read, and drawn from what the model says.
+  std::span<const std::int64_t> counts() const { return counts_; }
+
   // From tokens that the model draws back to the last layer's results.
   void back_through_head(std::uint64_t seed) {
     mx::array key = mx::random::key(seed);
@@ -90,12 +103,16 @@ class Trips {
           const mx::array drawn = mx::stop_gradient(mx::expand_dims(
               mx::random::categorical(mx::stop_gradient(logits), -1, keys.second), -1));
           return {mx::sum(mx::take_along_axis(logits, drawn, -1) -
-                          mx::logsumexp(logits, -1, true))};
+                          mx::logsumexp(logits, -1, true)),
+                  mx::stop_gradient(mx::astype(drawn, mx::int32))};
         };
         const mx::array rows = mx::slice(x, {begin, 0}, {end, x.shape(1)});
-        parts.push_back(
-            mx::vjp(drawn_log_likelihood, {rows}, {mx::array(1.0f)}).second[0]);
-        mx::eval(parts.back());
+        // Stopped outputs take no cotangent.
+        const auto [outputs, gradients] =
+            mx::vjp(drawn_log_likelihood, {rows}, {mx::array(1.0f)});
+        parts.push_back(gradients[0]);
+        mx::eval(parts.back(), outputs[1]);
+        count(outputs[1]);
       }
       trip.back = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 0);
       mx::eval(trip.back);
@@ -161,8 +178,16 @@ class Trips {
     trip.back = gradients[0];
   }
 
+  void count(const mx::array& ids) {
+    const mx::array flat = mx::contiguous(mx::flatten(ids));
+    mx::eval(flat);
+    for (std::size_t i = 0; i < flat.size(); ++i)
+      ++counts_[static_cast<std::size_t>(flat.data<std::int32_t>()[i])];
+  }
+
   models::Model& model_;
   std::vector<Trip> trips_;
+  std::vector<std::int64_t> counts_;  // [vocab_size]
   std::int64_t tokens_ = 0;
 };
 
@@ -181,44 +206,91 @@ mx::array change_of(const kernels::LinearWeight& original,
   return change;
 }
 
-double cost_in_layer(const Seen& seen, const mx::array& change) {
-  double sum = 0;
-  for (std::size_t i = 0; i < seen.x.size(); ++i)
-    sum += half_sum_of_squares(
-        mx::sum(seen.g[i] * mx::matmul(seen.x[i], mx::transpose(change)), -1));
-  return sum;
+// x by its rows in a sample, [T, N] -> [T, n].
+mx::array columns_of(const mx::array& x, const RowSample& sample) {
+  if (sample.is_all()) return x;
+  return mx::take(
+      x,
+      mx::array(sample.rows.data(), {static_cast<int>(sample.rows.size())}, mx::int32),
+      1);
+}
+
+// What each change of the sample's rows costs, summed over the tokens.
+using Costs = std::vector<double>;
+
+// Rows are taken to err by themselves: a sum over some of them stands for all.
+Costs costs_in_layer(const Seen& seen, const RowSample& sample, const Arrays& changes) {
+  Costs costs(changes.size(), 0.0);
+  for (std::size_t i = 0; i < seen.x.size(); ++i) {
+    const mx::array g = columns_of(seen.g[i], sample);
+    for (std::size_t f = 0; f < changes.size(); ++f)
+      costs[f] +=
+          sample.scale * half_sum_of_squares(mx::sum(
+                             g * mx::matmul(seen.x[i], mx::transpose(changes[f])), -1));
+  }
+  return costs;
 }
 
 // Of the output projection: the variance of the changes of logits under what the model
-// says, which needs no drawn tokens.
-double cost_in_head(models::Model& model, const std::vector<Trip>& trips,
-                    const mx::array& change) {
-  double sum = 0;
+// says, which needs no drawn tokens. Of sampled rows, over the share of it that they
+// have.
+Costs costs_in_head(models::Model& model, const std::vector<Trip>& trips,
+                    const RowSample& sample, const Arrays& changes) {
+  Costs costs(changes.size(), 0.0);
+  double covered = 0, tokens = 0;
   for (const Trip& trip : trips) {
-    throw_if_interrupted();
     const mx::array& x = trip.inputs.back();
     for (int begin = 0; begin < x.shape(0); begin += kHeadRows) {
+      throw_if_interrupted();
       const mx::array rows = mx::slice(
           x, {begin, 0}, {std::min(begin + kHeadRows, x.shape(0)), x.shape(1)});
-      const mx::array p =
-          mx::softmax(model.head(rows, kExact), std::vector<int>{-1}, true);
-      const mx::array d = mx::matmul(model.final_norm(rows), mx::transpose(change));
-      const mx::array mean = mx::sum(p * d, -1, true);
-      sum += 0.5 * mx::sum(p * mx::square(d - mean)).item<float>();
+      const mx::array p = columns_of(
+          mx::softmax(model.head(rows, kExact), std::vector<int>{-1}, true), sample);
+      const mx::array given = model.final_norm(rows);
+      mx::eval(p, given);
+      covered += sample.is_all() ? rows.shape(0) : mx::sum(p).item<float>();
+      tokens += rows.shape(0);
+      for (std::size_t f = 0; f < changes.size(); ++f) {
+        const mx::array d = mx::matmul(given, mx::transpose(changes[f]));
+        const mx::array mean = mx::sum(p * d, -1, true);
+        costs[f] += 0.5 * mx::sum(p * mx::square(d - mean)).item<float>();
+      }
     }
   }
-  return sum;
+  for (double& cost : costs) cost *= tokens / std::max(covered, 1e-6 * tokens);
+  return costs;
 }
 
 // Of rows that are looked up, with the gradient by what goes into the first layer.
-double cost_of_lookup(const std::vector<Trip>& trips, const mx::array& change) {
-  double sum = 0;
+Costs costs_of_lookup(const std::vector<Trip>& trips, const RowSample& sample, int N,
+                      const Arrays& changes) {
+  std::vector<int> place(static_cast<std::size_t>(N), -1);  // in the sample
+  for (int i = 0; i < N && sample.is_all(); ++i) place[static_cast<std::size_t>(i)] = i;
+  for (std::size_t i = 0; i < sample.rows.size(); ++i)
+    place[static_cast<std::size_t>(sample.rows[i])] = static_cast<int>(i);
+  Costs costs(changes.size(), 0.0);
+  double covered = 0, tokens = 0;
   for (const Trip& trip : trips) {
-    const int K = change.shape(1);
-    const mx::array g = mx::slice(trip.back, {0, 0}, {trip.back.shape(0), K});
-    sum += half_sum_of_squares(mx::sum(g * mx::take(change, trip.ids, 0), -1));
+    std::vector<int> at, from;
+    for (int t = 0; t < trip.ids.shape(0); ++t)
+      if (const int row =
+              place[static_cast<std::size_t>(trip.ids.data<std::int32_t>()[t])];
+          row >= 0) {
+        at.push_back(t);
+        from.push_back(row);
+      }
+    tokens += trip.ids.shape(0);
+    covered += static_cast<double>(at.size());
+    if (at.empty()) continue;
+    const int n = static_cast<int>(at.size()), K = changes.front().shape(1);
+    const mx::array g = mx::take(mx::slice(trip.back, {0, 0}, {trip.back.shape(0), K}),
+                                 mx::array(at.data(), {n}, mx::int32), 0);
+    const mx::array rows(from.data(), {n}, mx::int32);
+    for (std::size_t f = 0; f < changes.size(); ++f)
+      costs[f] += half_sum_of_squares(mx::sum(g * mx::take(changes[f], rows, 0), -1));
   }
-  return sum;
+  for (double& cost : costs) cost *= tokens / std::max(covered, 1.0);
+  return costs;
 }
 
 // sum x x^T [K, K]
@@ -242,47 +314,48 @@ Arrays head_inputs(models::Model& model, const std::vector<Trip>& trips) {
   return inputs;
 }
 
-// Each matrix in its anchor format, by path.
-using Anchors = std::map<std::string, kernels::LinearWeight>;
-
-// One matrix at every format: bytes and errors, and what `cost` says of the change. H
-// is a sum over `tokens`. Of a matrix whose costs are known only the anchor is encoded,
-// if layers are to be measured in it.
+// One matrix at every format: bytes and errors, and what `cost` says of the changes of
+// its sampled rows. H is a sum over `tokens`.
 template <class Cost>
-LayerSensitivity at_formats(const LinearModule& module,
+LayerSensitivity at_formats(const LinearModule& module, const RowSample& sample,
                             const InputStatistics& statistics,
                             const GradientCostOptions& options,
                             const std::optional<mx::array>& H, std::int64_t tokens,
-                            Anchors& anchors, Cost&& cost) {
-  const auto known = options.known.find(module.path);
-  const kernels::LinearWeight& w = module.weight;
-  const int N = w.output_dim(), K = w.input_dim();
-  const std::vector<float> importance = statistics.mean_squares(module.path);
-  const double norm = std::max(squared_norm(w, importance), 1e-30);
+                            Cost&& cost) {
+  const kernels::LinearWeight& whole = module.weight;
+  const int N = whole.output_dim(), K = whole.input_dim();
   LayerSensitivity layer{
       module.path, module.layer, static_cast<std::int64_t>(N) * K, {}};
-  std::vector<QuantSpec> formats;
-  for (const QuantSpec& spec : options.formats)
-    if (quantize::fits(spec, K)) formats.push_back(spec);
-  const bool by_moments = options.encode && H;
-  for (std::size_t i = 0; i < formats.size(); ++i) {
-    throw_if_interrupted();
-    const QuantSpec& spec = formats[i];
-    const bool is_anchor = options.probe && i == anchor_format(formats);
-    if (known != options.known.end() && !is_anchor) continue;
-    quantize::EncodedTensor tensor =
-        by_moments ? options.encode(module, spec, {H->data<float>(), H->size()}, tokens)
-                   : quantize::encode(w, spec, importance, options.search);
-    FormatCost at{spec, tensor.bytes(), 0, 0, tensor.error / norm};
-    const kernels::LinearWeight coded =
-        quantize::as_linear_weight(std::move(tensor), w.bias);
-    if (by_moments && options.on_encoded) options.on_encoded(module.path, spec, coded);
-    if (is_anchor) anchors.emplace(module.path, coded);
-    if (known != options.known.end()) continue;
-    at.kl = cost(coded);
-    layer.formats.push_back(at);
+  if (const auto known = options.known.find(module.path);
+      known != options.known.end()) {
+    layer = known->second;
+  } else {
+    LinearModule part = module;
+    part.weight = rows_of(whole, sample);
+    const std::vector<float> importance = statistics.mean_squares(module.path);
+    const double norm = std::max(squared_norm(part.weight, importance), 1e-30);
+    const bool by_moments = options.encode && H;
+    Arrays changes;
+    for (const QuantSpec& spec : options.formats) {
+      if (!quantize::fits(spec, K)) continue;
+      throw_if_interrupted();
+      quantize::EncodedTensor tensor =
+          by_moments ? options.encode(part, spec, {H->data<float>(), H->size()}, tokens)
+                     : quantize::encode(part.weight, spec, importance, options.search);
+      layer.formats.push_back(
+          {spec, quantize::encoded_bytes(spec, N, K, quantize::scale_type_of(whole)), 0,
+           0, tensor.error / norm});
+      const kernels::LinearWeight coded =
+          quantize::as_linear_weight(std::move(tensor), std::nullopt);
+      changes.push_back(change_of(part.weight, coded));
+      if (!by_moments || !options.on_encoded || !sample.is_all()) continue;
+      kernels::LinearWeight with_bias = coded;
+      with_bias.bias = whole.bias;
+      options.on_encoded(module.path, spec, with_bias);
+    }
+    const Costs costs = cost(changes);
+    for (std::size_t f = 0; f < changes.size(); ++f) layer.formats[f].kl = costs[f];
   }
-  if (known != options.known.end()) layer = known->second;
   if (options.on_costs) options.on_costs(layer);
   return layer;
 }
@@ -334,67 +407,106 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
     by_layer[module->layer].push_back(module);
   std::map<std::string, LayerSensitivity> costs;
   std::set<std::string> reached;
-  Anchors anchors;
   std::size_t done = 0;
-  const std::size_t total =
-      (options.probe ? 2 : 1) * static_cast<std::size_t>(n_layers);
+  const std::size_t total = 2 * static_cast<std::size_t>(n_layers);
   const auto tell = [&] {
     if (options.on_layer) options.on_layer(++done, total);
   };
+  const auto per_token = [&](Costs sums) {
+    for (double& sum : sums) sum /= tokens;
+    return sums;
+  };
+  const auto add = [&](const LinearModule& module, const RowSample& sample,
+                       const std::optional<mx::array>& H, auto&& cost) {
+    costs.emplace(module.path, at_formats(module, sample, statistics, options, H,
+                                          trips.tokens(), cost));
+  };
   std::optional<mx::array> of_head;
   if (options.encode) of_head = second_moments(head_inputs(model, trips.all()));
+  const RowSample of_tokens = frequent_rows(
+      trips.counts(),
+      sampled_rows(options, output.weight.input_dim(), of_head.has_value()));
   if (output.layer == n_layers) {
     reached.insert(output.path);
-    costs.emplace(output.path,
-                  at_formats(output, statistics, options, of_head, trips.tokens(),
-                             anchors, [&](const auto& coded) {
-                               return cost_in_head(model, trips.all(),
-                                                   change_of(output.weight, coded)) /
-                                      tokens;
-                             }));
+    add(output, of_tokens, of_head, [&](const Arrays& changes) {
+      return per_token(costs_in_head(model, trips.all(), of_tokens, changes));
+    });
   }
   for (int i = n_layers - 1; i >= 0; --i) {
     const SeenByPath seen = trips.back_through(i);
     std::map<std::uintptr_t, mx::array> moments;  // of inputs that several have
     for (const LinearModule* module : by_layer[i]) {
       const auto found = seen.find(module->path);
-      if (found != seen.end()) reached.insert(module->path);
+      const kernels::LinearWeight& w = module->weight;
+      if (found == seen.end()) {
+        add(*module,
+            even_rows(w.output_dim(), sampled_rows(options, w.input_dim(), false)),
+            std::nullopt,
+            [](const Arrays& changes) { return Costs(changes.size(), 0.0); });
+        continue;
+      }
+      reached.insert(module->path);
       std::optional<mx::array> H;
-      if (options.encode && found != seen.end()) {
+      if (options.encode) {
         const Arrays& x = found->second.x;
         const auto known = moments.find(x[0].id());
         H = known != moments.end() ? known->second : second_moments(x);
         moments.emplace(x[0].id(), *H);
       }
-      costs.emplace(module->path,
-                    at_formats(*module, statistics, options, H, trips.tokens(), anchors,
-                               [&](const auto& coded) {
-                                 if (found == seen.end()) return 0.0;
-                                 return cost_in_layer(
-                                            found->second,
-                                            change_of(module->weight, coded)) /
-                                        tokens;
-                               }));
+      const RowSample sample = even_rows(
+          w.output_dim(), sampled_rows(options, w.input_dim(), H.has_value()));
+      add(*module, sample, H, [&](const Arrays& changes) {
+        return per_token(costs_in_layer(found->second, sample, changes));
+      });
     }
     tell();
   }
   for (const LinearModule* module : by_layer[LinearModule::kEmbedding]) {
+    const int N = module->weight.output_dim();
     // The one whose rows go into the first layer.
-    const bool is_table = module == by_layer[LinearModule::kEmbedding].front();
-    if (is_table) reached.insert(module->path);
-    costs.emplace(module->path,
-                  at_formats(*module, statistics, options,
-                             module == &output ? of_head : std::nullopt, trips.tokens(),
-                             anchors, [&](const auto& coded) {
-                               if (!is_table) return 0.0;
-                               const mx::array change =
-                                   change_of(module->weight, coded);
-                               double sum = cost_of_lookup(trips.all(), change);
-                               if (module == &output)
-                                 sum += cost_in_head(model, trips.all(), change);
-                               return sum / tokens;
-                             }));
+    if (module != by_layer[LinearModule::kEmbedding].front()) {
+      add(*module,
+          even_rows(N, sampled_rows(options, module->weight.input_dim(), false)),
+          std::nullopt,
+          [](const Arrays& changes) { return Costs(changes.size(), 0.0); });
+      continue;
+    }
+    reached.insert(module->path);
+    const bool is_head = module == &output;
+    add(*module, of_tokens, is_head ? of_head : std::nullopt,
+        [&](const Arrays& changes) {
+          Costs sums = costs_of_lookup(trips.all(), of_tokens, N, changes);
+          if (is_head) {
+            const Costs more = costs_in_head(model, trips.all(), of_tokens, changes);
+            for (std::size_t f = 0; f < sums.size(); ++f) sums[f] += more[f];
+          }
+          return per_token(sums);
+        });
   }
+
+  // What no gradient reached is measured: all such matrices of a layer at once.
+  const auto probe = [&](int layer, const std::vector<LinearModule*>& modules) {
+    std::vector<LayerSensitivity*> part;
+    std::vector<std::pair<LinearModule*, kernels::LinearWeight>> own;
+    for (LinearModule* module : modules) {
+      LayerSensitivity& cost = costs.at(module->path);
+      if (reached.contains(module->path) || cost.formats.empty()) continue;
+      part.push_back(&cost);
+      own.emplace_back(module, module->weight);
+      std::vector<QuantSpec> specs;
+      for (const FormatCost& at : cost.formats) specs.push_back(at.spec);
+      module->weight = quantize::as_linear_weight(
+          quantize::encode(own.back().second, specs[anchor_format(specs)],
+                           statistics.mean_squares(module->path), options.search),
+          own.back().second.bias);
+    }
+    if (part.empty()) return;
+    meter.advance_to(layer);
+    const Divergence d =
+        meter.measure({options.probe_windows, /*every_second_token=*/true});
+    for (auto& [module, weight] : own) module->weight = std::move(weight);
+    scale_to(part, d.mean);
+  };
 
   Sensitivities result;
   result.method = "optiq";
@@ -406,27 +518,7 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
       layers.push_back(&costs.at(module->path));
     if (layers.empty()) continue;
     fill_unreached(layers, reached);
-    if (!options.probe) continue;
-    meter.advance_to(i);
-    // Experts apart from the others: their share is not known, and their codes are
-    // found in another way.
-    for (const bool is_reached : {true, false}) {
-      std::vector<LayerSensitivity*> part;
-      std::vector<std::pair<LinearModule*, kernels::LinearWeight>> own;
-      for (LinearModule* module : by_layer[i]) {
-        const auto anchor = anchors.find(module->path);
-        if (reached.contains(module->path) != is_reached || anchor == anchors.end())
-          continue;
-        part.push_back(&costs.at(module->path));
-        own.emplace_back(module, module->weight);
-        module->weight = std::move(anchor->second);
-      }
-      if (part.empty()) continue;
-      const Divergence d =
-          meter.measure({options.probe_windows, /*every_second_token=*/true});
-      for (auto& [module, weight] : own) module->weight = std::move(weight);
-      scale_to(part, d.mean);
-    }
+    if (options.probe) probe(i, by_layer[i]);
     if (i >= 0 && i < n_layers) tell();
   }
   for (const LinearModule* module : model.linears())

@@ -11,7 +11,10 @@ struct GradientCostOptions {
   quantize::Search search = quantize::Search::kSearch;
   std::int64_t input_bytes = 1LL << 30;  // that layers' inputs may take: of windows,
                                          // the first that fit are used, at least one
-  bool probe = true;       // measure each layer as a whole, and scale its costs
+  // A matrix is encoded in each format in so many rows that this does, at K^2 each, and
+  // in 256 at least: in all of them if it is small.
+  std::int64_t work = std::int64_t{1} << 30;
+  bool probe = true;       // measure what no gradient reaches: experts
   int probe_windows = 0;   // on which; 0: all
   std::uint64_t seed = 0;  // of the tokens that the model draws
   std::function<void(std::size_t done, std::size_t total)> on_layer;
@@ -27,7 +30,7 @@ struct GradientCostOptions {
   std::function<quantize::EncodedTensor(const models::LinearModule&, const QuantSpec&,
                                         std::span<const float> H, std::int64_t tokens)>
       encode;
-  /// Told of each matrix so encoded.
+  /// Told of each matrix so encoded, if all of its rows are.
   std::function<void(const std::string& path, const QuantSpec&,
                      const kernels::LinearWeight&)>
       on_encoded;
@@ -39,19 +42,21 @@ struct GradientCostOptions {
 ///
 ///     E (sum_n g_n dy_n)^2 / 2,   g = the gradient of log p(y) by the products,
 ///
-/// the Fisher information along dy; tokens are taken to be independent. What higher
-/// orders and the dependence add is left to one measurement a layer: with all of its
-/// matrices in the anchor format, and its costs scaled so that their sum is what was
-/// measured. Experts get their layer's mean cost for an error of their size.
+/// the Fisher information along dy; tokens, and the errors of rows, are taken to be
+/// independent. So large matrices are encoded in some rows only: those of the
+/// vocabulary that are read or drawn most, of others every so many.
+///
+/// Experts get their layer's mean cost for an error of their size, scaled to what one
+/// measurement of all of them in the anchor format says.
 ///
 /// Requires  a meter at its start, made of `windows`, the model's weights being the
 ///           reference's.
 /// Throws    as measure()
 /// Cost      forward and back over the windows once, layer by layer, so that weights
-///           mapped from a file are read once each way; a product of each matrix for
-///           each format, and about L / 2 forward calls over the probes' windows:
-///           independent of the number of matrices in a layer. Holds each layer's
-///           inputs, and of one layer those of its matrices and the gradients by their
+///           mapped from a file are read once each way; for each format the encoding of
+///           some rows of each matrix and their product; about L / 2 forward calls over
+///           the probes' windows where there are experts. Holds each layer's inputs,
+///           and of one layer those of its matrices and the gradients by their
 ///           products.
 /// Source    docs/decisions/sensitivity.md. The Fisher form of the divergence: Amari
 /// and

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <utility>
 
 #include "optiq/models/registry.h"
+#include "optiq/quantize/linear_weight.h"
 #include "optiq/sensitivity/testing.h"
 
 namespace optiq::sensitivity {
@@ -72,10 +74,41 @@ TEST(GradientCosts, OrderMatricesAsMeasuringEachOfThemDoes) {
       }
       EXPECT_GT(ours.formats[0].kl, ours.formats[1].kl) << ours.name;
     }
-    EXPECT_GT(agreement(costs, exact, 0), 0.8);
-    EXPECT_GT(agreement(costs, exact, 1), 0.8);
+    EXPECT_GT(agreement(costs, exact, 0), 0.75);
+    EXPECT_GT(agreement(costs, exact, 1), 0.75);
     meter.restart();
     EXPECT_LT(meter.measure().mean, 1e-9);
+  }
+}
+
+// Some rows say what all say: 256 of 384 and of the vocabulary's 512.
+TEST(GradientCosts, SomeRowsStandForAll) {
+  for (const char* name : {"qwen3_5_text", "mistral", "qwen3_moe"}) {
+    SCOPED_TRACE(name);
+    const auto model = models::load(std::filesystem::path(OPTIQ_SOURCE_DIR) /
+                                    "tests/data/golden" / name);
+    const auto text = windows(8, 40);
+    InputStatistics statistics;
+    DivergenceMeter meter(*model, text, {}, &statistics);
+    GradientCostOptions options;
+    options.formats = formats();
+    std::size_t whole = 0;
+    options.encode = [&](const models::LinearModule& module, const QuantSpec& spec,
+                         std::span<const float>, std::int64_t) {
+      return quantize::encode(module.weight, spec, {}, quantize::Search::kSearch);
+    };
+    options.on_encoded = [&](const std::string&, const QuantSpec&,
+                             const kernels::LinearWeight&) { ++whole; };
+    const Sensitivities all = gradient_costs(*model, meter, text, statistics, options);
+    const std::size_t of_all = std::exchange(whole, 0);
+    meter.restart();
+    options.work = 0;
+    const Sensitivities some = gradient_costs(*model, meter, text, statistics, options);
+    EXPECT_LT(whole, of_all);
+    for (std::size_t i = 0; i < all.layers.size(); ++i)
+      EXPECT_EQ(all.layers[i].formats[0].bytes, some.layers[i].formats[0].bytes);
+    EXPECT_GT(agreement(all, some, 0), 0.98);
+    EXPECT_GT(agreement(all, some, 1), 0.98);
   }
 }
 
