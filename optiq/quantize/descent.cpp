@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "optiq/base/parallel.h"
@@ -17,8 +18,7 @@
 namespace optiq::quantize {
 namespace {
 
-constexpr std::int64_t kRows = 32;    // that share a pass over H
-constexpr std::int64_t kChunk = 512;  // whose first products are made at once
+constexpr std::int64_t kRows = 32;  // that share a pass over H
 
 // The loops that all the time goes to, compiled for several instruction sets; the one
 // that fits is chosen when the program is loaded.
@@ -201,36 +201,27 @@ class Rows {
 double descend(std::span<const float> w, std::span<const float> H, int turns,
                EncodedTensor& tensor) {
   const std::int64_t K = tensor.K;
-  const auto most = static_cast<std::size_t>(std::min(kChunk, tensor.N) * K);
-  std::vector<float> error(most), slope(most);
-  double gain = 0;
-  for (std::int64_t first = 0; first < tensor.N; first += kChunk) {
-    const std::int64_t n = std::min(kChunk, tensor.N - first);
-    std::vector<Rows> parts;
-    for (std::int64_t at = 0; at < n; at += kRows)
-      parts.emplace_back(w, H, tensor, first + at, std::min(kRows, n - at),
-                         error.data() + at * K, slope.data() + at * K);
+  std::vector<double> gains(static_cast<std::size_t>((tensor.N + kRows - 1) / kRows));
+  const SingleThreadedBlas single;
+  parallel_for(gains.size(), [&](std::size_t i) {
+    const auto first = static_cast<std::int64_t>(i) * kRows;
+    const std::int64_t n = std::min(kRows, tensor.N - first);
+    std::vector<float> error(static_cast<std::size_t>(n * K)), slope(error.size());
+    Rows rows(w, H, tensor, first, n, error.data(), slope.data());
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<int>(n),
                 static_cast<int>(K), static_cast<int>(K), 1, error.data(),
                 static_cast<int>(K), H.data(), static_cast<int>(K), 0, slope.data(),
                 static_cast<int>(K));
-    std::vector<double> gains(parts.size());
-    parallel_ranges(parts.size(), 1, [&](std::size_t from, std::size_t to) {
-      for (std::size_t i = from; i < to; ++i) {
-        Rows& rows = parts[i];
-        const double before = rows.error();
-        for (int turn = 0; turn < turns; ++turn) {
-          const bool scales = rows.improve_scales();
-          const bool codes = rows.improve_codes();
-          if (!scales && !codes) break;
-        }
-        rows.put_back();
-        gains[i] = before - rows.error();
-      }
-    });
-    for (const double of_part : gains) gain += of_part;
-  }
-  return gain;
+    const double before = rows.error();
+    for (int turn = 0; turn < turns; ++turn) {
+      const bool scales = rows.improve_scales();
+      const bool codes = rows.improve_codes();
+      if (!scales && !codes) break;
+    }
+    rows.put_back();
+    gains[i] = before - rows.error();
+  });
+  return std::accumulate(gains.begin(), gains.end(), 0.0);
 }
 
 }  // namespace optiq::quantize

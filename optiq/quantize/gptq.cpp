@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 #include <stdexcept>
@@ -23,8 +24,7 @@ namespace optiq::quantize {
 namespace {
 
 constexpr std::int64_t kColumns = 128;  // of a block
-constexpr std::int64_t kChunk = 512;    // rows worked on at a time
-constexpr std::int64_t kLane = 64;      // rows of a task inside a block
+constexpr std::int64_t kChunk = 128;    // rows that one thread works on
 constexpr int kTurns =
     2;  // of descend(); docs/decisions/rounding.md has what more give
 
@@ -133,11 +133,7 @@ class Chunk {
                     feedback_.unit_upper.data() + begin, static_cast<int>(K_),
                     error_.data(), static_cast<int>(rows_), 1, target_.data(),
                     static_cast<int>(rows_));
-      parallel_ranges(static_cast<std::size_t>(rows_), kLane,
-                      [&](std::size_t from, std::size_t to) {
-                        round_block(begin, n, static_cast<std::int64_t>(from),
-                                    static_cast<std::int64_t>(to - from));
-                      });
+      round_block(begin, n);
     }
   }
 
@@ -156,24 +152,23 @@ class Chunk {
   }
 
  private:
-  void round_block(std::int64_t begin, std::int64_t n, std::int64_t from,
-                   std::int64_t count) {
+  void round_block(std::int64_t begin, std::int64_t n) {
     const float top = static_cast<float>((1 << tensor_.spec.bits) - 1);
     for (std::int64_t i = 0; i < n; ++i) {
       const std::int64_t k = begin + i;
-      float* target = target_.data() + i * rows_ + from;
+      float* target = target_.data() + i * rows_;
       for (std::int64_t j = 0; j < i; ++j) {
         const float u = feedback_.unit_upper[(begin + j) * K_ + k];
-        const float* error = error_.data() + (begin + j) * rows_ + from;
-        for (std::int64_t r = 0; r < count; ++r) target[r] += u * error[r];
+        const float* error = error_.data() + (begin + j) * rows_;
+        for (std::int64_t r = 0; r < rows_; ++r) target[r] += u * error[r];
       }
       const std::int64_t group = feedback_.order[k] / tensor_.spec.group_size;
-      const float* scale = scale_.data() + group * rows_ + from;
-      const float* bias = bias_.data() + group * rows_ + from;
-      const float* w = w_.data() + k * rows_ + from;
-      float* error = error_.data() + k * rows_ + from;
-      std::uint8_t* code = code_.data() + k * rows_ + from;
-      for (std::int64_t r = 0; r < count; ++r) {
+      const float* scale = scale_.data() + group * rows_;
+      const float* bias = bias_.data() + group * rows_;
+      const float* w = w_.data() + k * rows_;
+      float* error = error_.data() + k * rows_;
+      std::uint8_t* code = code_.data() + k * rows_;
+      for (std::int64_t r = 0; r < rows_; ++r) {
         const float x = (target[r] - bias[r]) / scale[r];
         // Comparisons with NaN (a scale of zero) are false: the code is 0.
         const float inside = x > 0 ? (x < top ? x : top) : 0;
@@ -192,11 +187,24 @@ class Chunk {
   std::vector<float> scale_, bias_;        // [groups, rows]
 };
 
+/// Calls f(first row, rows) for each chunk of N rows, on all threads, and adds up what
+/// it returns, in the order of the rows.
+template <class F>
+double sum_over_chunks(std::int64_t N, F&& f) {
+  const std::int64_t chunks = (N + kChunk - 1) / kChunk;
+  std::vector<double> sums(static_cast<std::size_t>(chunks));
+  const SingleThreadedBlas single;
+  parallel_for(sums.size(), [&](std::size_t i) {
+    const auto first = static_cast<std::int64_t>(i) * kChunk;
+    sums[i] = f(first, std::min(kChunk, N - first));
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
 /// d H d^T for each row of D.
 std::vector<double> row_errors(std::span<const float> difference, std::int64_t N,
-                               std::int64_t K, std::span<const float> H,
-                               std::vector<float>& product) {
-  product.resize(static_cast<std::size_t>(N * K));
+                               std::int64_t K, std::span<const float> H) {
+  std::vector<float> product(static_cast<std::size_t>(N * K));
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<int>(N),
               static_cast<int>(K), static_cast<int>(K), 1, difference.data(),
               static_cast<int>(K), H.data(), static_cast<int>(K), 0, product.data(),
@@ -240,15 +248,10 @@ double output_error(std::span<const float> difference, std::int64_t N, std::int6
         fmt::format("[output_error] {} differences and {} values of H are not [{}, {}] "
                     "and [{}, {}]",
                     difference.size(), H.size(), N, K, K, K));
-  double sum = 0;
-  std::vector<float> product;
-  for (std::int64_t first = 0; first < N; first += kChunk) {
-    const std::int64_t rows = std::min(kChunk, N - first);
-    for (double error :
-         row_errors(difference.subspan(first * K, rows * K), rows, K, H, product))
-      sum += error;
-  }
-  return sum;
+  return sum_over_chunks(N, [&](std::int64_t first, std::int64_t rows) {
+    const auto errors = row_errors(difference.subspan(first * K, rows * K), rows, K, H);
+    return std::accumulate(errors.begin(), errors.end(), 0.0);
+  });
 }
 
 GptqResult encode_gptq(std::span<const float> w, std::int64_t N, std::int64_t K,
@@ -261,31 +264,35 @@ GptqResult encode_gptq(std::span<const float> w, std::int64_t N, std::int64_t K,
   result.damping = feedback.damping;
 
   const std::size_t words = static_cast<std::size_t>(K) * options.affine.bits / 32;
-  std::vector<float> difference, product;
-  std::vector<std::uint8_t> codes;
-  for (std::int64_t first = 0; first < N; first += kChunk) {
-    const std::int64_t rows = std::min(kChunk, N - first);
-    const auto searched = row_errors(difference_of_rows(w, result.tensor, first, rows),
-                                     rows, K, H, product);
-    result.searched_output_error =
-        std::accumulate(searched.begin(), searched.end(), result.searched_output_error);
-    std::vector<double> compensated = searched;
-    if (!feedback.unit_upper.empty()) {
-      Chunk chunk(w, N, result.tensor, feedback, first);
-      chunk.round_all();
-      chunk.unpermute(difference, codes);
-      compensated = row_errors(difference, rows, K, H, product);
-    }
+  std::atomic<std::int64_t> compensated_rows = 0;
+  std::vector<double> searched_errors(static_cast<std::size_t>(N));
+  result.output_error = sum_over_chunks(N, [&](std::int64_t first, std::int64_t rows) {
+    const auto searched =
+        row_errors(difference_of_rows(w, result.tensor, first, rows), rows, K, H);
+    std::ranges::copy(searched, searched_errors.begin() + first);
+    if (feedback.unit_upper.empty())
+      return std::accumulate(searched.begin(), searched.end(), 0.0);
+    std::vector<float> difference;
+    std::vector<std::uint8_t> codes;
+    Chunk chunk(w, N, result.tensor, feedback, first);
+    chunk.round_all();
+    chunk.unpermute(difference, codes);
+    const auto compensated = row_errors(difference, rows, K, H);
+    double sum = 0;
     for (std::int64_t r = 0; r < rows; ++r) {
       const bool better = compensated[r] < searched[r];
-      result.output_error += better ? compensated[r] : searched[r];
+      sum += better ? compensated[r] : searched[r];
       if (!better) continue;
-      ++result.compensated_rows;
+      ++compensated_rows;
       pack_codes({codes.data() + r * K, static_cast<std::size_t>(K)},
                  options.affine.bits,
                  {result.tensor.weight.data() + (first + r) * words, words});
     }
-  }
+    return sum;
+  });
+  result.compensated_rows = compensated_rows;
+  result.searched_output_error =
+      std::accumulate(searched_errors.begin(), searched_errors.end(), 0.0);
   if (feedback.unit_upper.empty()) return result;
   std::vector<float> damped(H.begin(), H.end());
   const double mean = std::accumulate(h.begin(), h.end(), 0.0) / static_cast<double>(K);
@@ -293,13 +300,11 @@ GptqResult encode_gptq(std::span<const float> w, std::int64_t N, std::int64_t K,
     damped[k * K + k] += static_cast<float>(feedback.damping * mean);
   EncodedTensor better = result.tensor;
   descend(w, damped, kTurns, better);
-  double error = 0;
-  for (std::int64_t first = 0; first < N; first += kChunk) {
-    const std::int64_t rows = std::min(kChunk, N - first);
-    for (double of_row :
-         row_errors(difference_of_rows(w, better, first, rows), rows, K, H, product))
-      error += of_row;
-  }
+  const double error = sum_over_chunks(N, [&](std::int64_t first, std::int64_t rows) {
+    const auto of_rows =
+        row_errors(difference_of_rows(w, better, first, rows), rows, K, H);
+    return std::accumulate(of_rows.begin(), of_rows.end(), 0.0);
+  });
   if (error < result.output_error) {
     result.output_error = error;
     result.tensor = std::move(better);

@@ -34,10 +34,9 @@ struct GptqResult {
 /// Shapes    w [N, K] and H [K, K], row major; H symmetric (its rows are read).
 /// Throws    std::invalid_argument as encode_affine; for an H that is not finite or has
 ///           a negative diagonal.
-/// Threads   uses the shared pool and BLAS's own threads.
-/// Cost      K^3 / 3 + 4 to 6 N K^2 multiply-adds, two copies of H, 5 K floats for each
-/// of
-///           512 rows.
+/// Threads   uses the shared pool; BLAS on the threads of the pool.
+/// Cost      K^3 / 3 + 4 to 6 N K^2 multiply-adds; two copies of H, and 6 K floats for
+///           each of 128 rows on each thread.
 /// Source    Frantar et al., GPTQ (2210.17323), in the form without an inverse of
 ///           Chee et al., QuIP (2307.13304), section 3 and theorem 6 (LDLQ).
 GptqResult encode_gptq(std::span<const float> w, std::int64_t N, std::int64_t K,
