@@ -297,13 +297,26 @@ bool tied(const models::Model& model) {
 
 }  // namespace
 
-quantize::EncodedTensor compensated(const models::LinearModule& module,
-                                    const QuantSpec& spec, std::span<const float> H,
-                                    std::int64_t tokens, quantize::Search search) {
+std::vector<quantize::EncodedTensor> compensated(const models::LinearModule& module,
+                                                 std::span<const QuantSpec> specs,
+                                                 std::span<const float> H,
+                                                 std::int64_t tokens,
+                                                 quantize::Search search) {
+  const kernels::LinearWeight& w = module.weight;
   const bool looked_up = module.layer == models::LinearModule::kEmbedding;
-  const double damping = damping_for(looked_up ? kTiedDamping : kDamping,
-                                     module.weight.input_dim(), tokens);
-  return encode_with(module.weight, spec, H, damping, search).tensor;
+  const quantize::GptqFactor factor(
+      H, w.input_dim(),
+      damping_for(looked_up ? kTiedDamping : kDamping, w.input_dim(), tokens));
+  const std::vector<float> values = quantize::float_values(w);
+  std::vector<quantize::EncodedTensor> tensors;
+  for (const QuantSpec& spec : specs) {
+    throw_if_interrupted();
+    tensors.push_back(quantize::encode_gptq(values, w.output_dim(), factor,
+                                            {spec.bits, spec.group_size,
+                                             quantize::scale_type_of(w), search})
+                          .tensor);
+  }
+  return tensors;
 }
 
 void compensate_candidates(Encoder& encoder, sensitivity::Sensitivities& costs,

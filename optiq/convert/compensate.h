@@ -16,10 +16,13 @@ namespace optiq::convert {
 
 using Progress = std::function<void(int done, int total)>;
 
-/// One matrix, given H [K, K] of its inputs, a sum over `tokens`.
-quantize::EncodedTensor compensated(const models::LinearModule& module,
-                                    const QuantSpec& spec, std::span<const float> H,
-                                    std::int64_t tokens, quantize::Search search);
+/// One matrix in each of some formats, given H [K, K] of its inputs, a sum over
+/// `tokens`.
+std::vector<quantize::EncodedTensor> compensated(const models::LinearModule& module,
+                                                 std::span<const QuantSpec> specs,
+                                                 std::span<const float> H,
+                                                 std::int64_t tokens,
+                                                 quantize::Search search);
 
 /// Before the choice: encodes every matrix in every format of its costs, and in
 /// `others`, with inputs of the model as it is in the source, and offers the result to

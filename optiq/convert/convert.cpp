@@ -29,6 +29,7 @@ using sensitivity::Sensitivities;
 constexpr int kRefineRounds = 2;
 constexpr int kGroupSize = 64;
 constexpr int kWideGroupSize = 128;
+constexpr std::uint64_t kFreedAtFirst = 16 << 20;
 // What tells an earlier result, which is replaced, from any other model, which is not.
 constexpr const char* kResultMarker = "optiq/metadata.json";
 
@@ -171,6 +172,7 @@ Result convert(const Options& options) {
   // What cannot succeed fails now, not after an hour of measuring: an output that
   // cannot be written, a budget that no allocation meets, a file that is not there.
   AtomicDirectory output(options.output, kResultMarker);
+  keep_freed_memory(kFreedAtFirst);  // before threads take heaps of their own
   Session session(options);
   const bool measures = options.method == Method::kOptiq;
   const Memory memory(session);
@@ -242,9 +244,10 @@ Result convert(const Options& options) {
                static_cast<std::int64_t>(total));
     };
     if (options.compensates()) {
-      costs.encode = [&](const models::LinearModule& module, const QuantSpec& spec,
-                         std::span<const float> H, std::int64_t tokens) {
-        return compensated(module, spec, H, tokens, options.rounding);
+      costs.encode = [&](const models::LinearModule& module,
+                         std::span<const QuantSpec> specs, std::span<const float> H,
+                         std::int64_t tokens) {
+        return compensated(module, specs, H, tokens, options.rounding);
       };
       costs.on_encoded = [&](const std::string& path, const QuantSpec& spec,
                              const kernels::LinearWeight& w) {

@@ -24,7 +24,8 @@ namespace optiq::quantize {
 namespace {
 
 constexpr std::int64_t kColumns = 128;  // of a block
-constexpr std::int64_t kChunk = 128;    // rows that one thread works on
+constexpr std::int64_t kChunk = 128;    // rows that one thread works on, at most
+constexpr std::int64_t kSmallChunk = 32;
 constexpr int kTurns =
     2;  // of descend(); docs/decisions/rounding.md has what more give
 
@@ -42,29 +43,20 @@ void check_hessian(std::span<const float> H, std::int64_t K) {
           "[encode_gptq] H[{}, {}] is {}, expected at least 0", k, k, H[k * K + k]));
 }
 
-std::vector<float> diagonal(std::span<const float> H, std::int64_t K) {
+std::vector<float> diagonal_of(std::span<const float> H, std::int64_t K) {
   std::vector<float> h(static_cast<std::size_t>(K));
   for (std::int64_t k = 0; k < K; ++k) h[k] = H[k * K + k];
   return h;
 }
 
-/// U + I above, for columns in the order of rounding; empty if H cannot be factored.
-struct Feedback {
-  std::vector<std::int64_t> order;
-  std::vector<float> unit_upper;  // [K, K]
-  double damping = 0;
-};
-
 /// The factor of the reversed matrix, reversed, is upper triangular: with R the
 /// reversal, R H R = L L^T gives H = (R L R) (R L R)^T. Reversing rows and columns of a
 /// square matrix is reversing its memory.
 bool factor(std::span<const float> H, std::int64_t K, double shift,
-            Feedback& feedback) {
-  std::vector<float>& m = feedback.unit_upper;
+            const std::vector<std::int64_t>& order, std::vector<float>& m) {
   m.resize(static_cast<std::size_t>(K) * K);
   for (std::int64_t i = 0; i < K; ++i)
-    for (std::int64_t j = 0; j < K; ++j)
-      m[i * K + j] = H[feedback.order[i] * K + feedback.order[j]];
+    for (std::int64_t j = 0; j < K; ++j) m[i * K + j] = H[order[i] * K + order[j]];
   for (std::int64_t i = 0; i < K; ++i) m[i * K + i] += static_cast<float>(shift);
   std::ranges::reverse(m);
   if (!cholesky(m, K)) return false;
@@ -76,28 +68,11 @@ bool factor(std::span<const float> H, std::int64_t K, double shift,
   return std::ranges::all_of(m, [](float x) { return std::isfinite(x); });
 }
 
-Feedback make_feedback(std::span<const float> H, std::int64_t K,
-                       std::span<const float> h, double damping) {
-  Feedback feedback;
-  feedback.order.resize(static_cast<std::size_t>(K));
-  std::iota(feedback.order.begin(), feedback.order.end(), 0);
-  std::ranges::stable_sort(feedback.order,
-                           [&](std::int64_t a, std::int64_t b) { return h[a] > h[b]; });
-  const double mean = std::accumulate(h.begin(), h.end(), 0.0) / static_cast<double>(K);
-  for (double share = std::max(damping, 1e-6); mean > 0 && share <= 10; share *= 10)
-    if (factor(H, K, share * mean, feedback)) {
-      feedback.damping = share;
-      return feedback;
-    }
-  feedback.unit_upper.clear();
-  return feedback;
-}
-
 /// A chunk of rows, stored column by column in the order of rounding.
 class Chunk {
  public:
   Chunk(std::span<const float> w, std::int64_t N, const EncodedTensor& tensor,
-        const Feedback& feedback, std::int64_t first)
+        const GptqFactor& feedback, std::int64_t first)
       : tensor_(tensor),
         feedback_(feedback),
         K_(tensor.K),
@@ -180,7 +155,7 @@ class Chunk {
   }
 
   const EncodedTensor& tensor_;
-  const Feedback& feedback_;
+  const GptqFactor& feedback_;
   std::int64_t K_, first_, rows_;
   std::vector<float> w_, error_, target_;  // [K, rows], [K, rows], [kColumns, rows]
   std::vector<std::uint8_t> code_;         // [K, rows]
@@ -191,12 +166,16 @@ class Chunk {
 /// it returns, in the order of the rows.
 template <class F>
 double sum_over_chunks(std::int64_t N, F&& f) {
-  const std::int64_t chunks = (N + kChunk - 1) / kChunk;
+  // Some for every thread, if there are so many rows.
+  const std::int64_t share =
+      N / std::max(1, thread_count()) / kSmallChunk * kSmallChunk;
+  const std::int64_t chunk = std::clamp(share, kSmallChunk, kChunk);
+  const std::int64_t chunks = (N + chunk - 1) / chunk;
   std::vector<double> sums(static_cast<std::size_t>(chunks));
   const SingleThreadedBlas single;
   parallel_for(sums.size(), [&](std::size_t i) {
-    const auto first = static_cast<std::int64_t>(i) * kChunk;
-    sums[i] = f(first, std::min(kChunk, N - first));
+    const auto first = static_cast<std::int64_t>(i) * chunk;
+    sums[i] = f(first, std::min(chunk, N - first));
   });
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
@@ -254,16 +233,44 @@ double output_error(std::span<const float> difference, std::int64_t N, std::int6
   });
 }
 
+GptqFactor::GptqFactor(std::span<const float> moments, std::int64_t inputs,
+                       double damping_share)
+    : H(moments), K(inputs), asked_damping(damping_share) {
+  check_hessian(H, K);
+  diagonal = diagonal_of(H, K);
+  order.resize(static_cast<std::size_t>(K));
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(
+      order, [&](std::int64_t a, std::int64_t b) { return diagonal[a] > diagonal[b]; });
+  const double mean =
+      std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / static_cast<double>(K);
+  for (double share = std::max(asked_damping, 1e-6); mean > 0 && share <= 10;
+       share *= 10) {
+    if (!factor(H, K, share * mean, order, unit_upper)) continue;
+    damping = share;
+    damped.assign(H.begin(), H.end());
+    for (std::int64_t k = 0; k < K; ++k)
+      damped[k * K + k] += static_cast<float>(damping * mean);
+    return;
+  }
+  unit_upper.clear();
+}
+
 GptqResult encode_gptq(std::span<const float> w, std::int64_t N, std::int64_t K,
                        std::span<const float> H, const GptqOptions& options) {
-  check_hessian(H, K);
-  const std::vector<float> h = diagonal(H, K);
+  return encode_gptq(w, N, GptqFactor(H, K, options.damping), options.affine);
+}
+
+GptqResult encode_gptq(std::span<const float> w, std::int64_t N,
+                       const GptqFactor& feedback, const AffineOptions& options) {
+  const std::int64_t K = feedback.K;
+  const std::span<const float> H = feedback.H;
   GptqResult result;
-  result.tensor = encode_affine(w, N, K, floored(h, options.damping), options.affine);
-  const Feedback feedback = make_feedback(H, K, h, options.damping);
+  result.tensor = encode_affine(
+      w, N, K, floored(feedback.diagonal, feedback.asked_damping), options);
   result.damping = feedback.damping;
 
-  const std::size_t words = static_cast<std::size_t>(K) * options.affine.bits / 32;
+  const std::size_t words = static_cast<std::size_t>(K) * options.bits / 32;
   std::atomic<std::int64_t> compensated_rows = 0;
   std::vector<double> searched_errors(static_cast<std::size_t>(N));
   result.output_error = sum_over_chunks(N, [&](std::int64_t first, std::int64_t rows) {
@@ -284,8 +291,7 @@ GptqResult encode_gptq(std::span<const float> w, std::int64_t N, std::int64_t K,
       sum += better ? compensated[r] : searched[r];
       if (!better) continue;
       ++compensated_rows;
-      pack_codes({codes.data() + r * K, static_cast<std::size_t>(K)},
-                 options.affine.bits,
+      pack_codes({codes.data() + r * K, static_cast<std::size_t>(K)}, options.bits,
                  {result.tensor.weight.data() + (first + r) * words, words});
     }
     return sum;
@@ -294,12 +300,8 @@ GptqResult encode_gptq(std::span<const float> w, std::int64_t N, std::int64_t K,
   result.searched_output_error =
       std::accumulate(searched_errors.begin(), searched_errors.end(), 0.0);
   if (feedback.unit_upper.empty()) return result;
-  std::vector<float> damped(H.begin(), H.end());
-  const double mean = std::accumulate(h.begin(), h.end(), 0.0) / static_cast<double>(K);
-  for (std::int64_t k = 0; k < K; ++k)
-    damped[k * K + k] += static_cast<float>(feedback.damping * mean);
   EncodedTensor better = result.tensor;
-  descend(w, damped, kTurns, better);
+  descend(w, feedback.damped, kTurns, better);
   const double error = sum_over_chunks(N, [&](std::int64_t first, std::int64_t rows) {
     const auto of_rows =
         row_errors(difference_of_rows(w, better, first, rows), rows, K, H);

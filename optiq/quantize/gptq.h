@@ -21,6 +21,27 @@ struct GptqResult {
   std::int64_t compensated_rows = 0;
 };
 
+/// H made ready: whoever encodes in several formats does it once.
+class GptqFactor {
+ public:
+  /// A factor that fails is tried again with ten times the damping.
+  ///
+  /// Shapes    H [K, K], row major, symmetric (its rows are read); kept by reference
+  /// Throws    std::invalid_argument for an H that is not finite or has a negative
+  ///           diagonal.
+  /// Cost      K^3 / 3 multiply-adds, two copies of H.
+  GptqFactor(std::span<const float> H, std::int64_t K, double damping);
+
+  std::span<const float> H;
+  std::int64_t K;
+  std::vector<float> diagonal;      // of H
+  double asked_damping;             // as a share of its mean
+  double damping = 0;               // what was used; 0 if no factor was found
+  std::vector<std::int64_t> order;  // of the columns, as they are rounded
+  std::vector<float> unit_upper;    // [K, K], U + I; empty without a factor
+  std::vector<float> damped;        // [K, K], H with what was added
+};
+
 /// Encodes W so that the layer's output changes little: tr(dW H dW^T), H = E[x x^T].
 ///
 /// Scales and biases are those of encode_affine for the original W, weighted by the
@@ -29,7 +50,6 @@ struct GptqResult {
 /// an ordinary affine tensor without a permutation. A row keeps the codes of
 /// encode_affine where these are no worse, so output_error <= searched_output_error.
 /// Codes, scales and biases are then improved one by one (descent.h), if that helps.
-/// A factor that fails is tried again with ten times the damping.
 ///
 /// Shapes    w [N, K] and H [K, K], row major; H symmetric (its rows are read).
 /// Throws    std::invalid_argument as encode_affine; for an H that is not finite or has
@@ -39,6 +59,8 @@ struct GptqResult {
 ///           each of 128 rows on each thread.
 /// Source    Frantar et al., GPTQ (2210.17323), in the form without an inverse of
 ///           Chee et al., QuIP (2307.13304), section 3 and theorem 6 (LDLQ).
+GptqResult encode_gptq(std::span<const float> w, std::int64_t N,
+                       const GptqFactor& factor, const AffineOptions& options);
 GptqResult encode_gptq(std::span<const float> w, std::int64_t N, std::int64_t K,
                        std::span<const float> H, const GptqOptions& options);
 

@@ -26,9 +26,12 @@ constexpr int kHeadRows = 128;  // rows of logits at a time
 constexpr std::int64_t kFewestRows = 256;
 
 // With moments the work of a row goes by K^2, without, a sixteenth of it, by K.
-std::int64_t sampled_rows(const GradientCostOptions& options, int K, bool by_moments) {
-  return std::max(kFewestRows, by_moments ? options.work / (std::int64_t{K} * K)
-                                          : options.work / 16 / K);
+std::int64_t sampled_rows(const GradientCostOptions& options,
+                          const kernels::LinearWeight& w, bool by_moments) {
+  const std::int64_t N = w.output_dim(), K = w.input_dim();
+  const std::int64_t of_row = by_moments ? K * K : 16 * K;
+  return N * of_row <= options.work ? N
+                                    : std::max(kFewestRows, options.work / 4 / of_row);
 }
 
 // One window on its way through the model and back.
@@ -220,14 +223,21 @@ using Costs = std::vector<double>;
 
 // Rows are taken to err by themselves: a sum over some of them stands for all.
 Costs costs_in_layer(const Seen& seen, const RowSample& sample, const Arrays& changes) {
-  Costs costs(changes.size(), 0.0);
+  const int F = static_cast<int>(changes.size());
+  if (F == 0) return {};
+  // One product for all formats: [T, K] by [K, F n].
+  const mx::array all = mx::transpose(mx::concatenate(changes, 0));
+  mx::array sums = mx::zeros({F});
   for (std::size_t i = 0; i < seen.x.size(); ++i) {
-    const mx::array g = columns_of(seen.g[i], sample);
-    for (std::size_t f = 0; f < changes.size(); ++f)
-      costs[f] +=
-          sample.scale * half_sum_of_squares(mx::sum(
-                             g * mx::matmul(seen.x[i], mx::transpose(changes[f])), -1));
+    const mx::array g = mx::expand_dims(columns_of(seen.g[i], sample), 1);
+    const int T = g.shape(0), n = g.shape(2);
+    const mx::array changed = mx::reshape(mx::matmul(seen.x[i], all), {T, F, n});
+    sums = sums + mx::sum(mx::square(mx::sum(changed * g, -1)), 0);
+    mx::eval(sums);
   }
+  Costs costs;
+  for (int f = 0; f < F; ++f)
+    costs.push_back(0.5 * sample.scale * sums.data<float>()[f]);
   return costs;
 }
 
@@ -335,12 +345,19 @@ LayerSensitivity at_formats(const LinearModule& module, const RowSample& sample,
     const std::vector<float> importance = statistics.mean_squares(module.path);
     const double norm = std::max(squared_norm(part.weight, importance), 1e-30);
     const bool by_moments = options.encode && H;
+    std::vector<QuantSpec> specs;
+    for (const QuantSpec& spec : options.formats)
+      if (quantize::fits(spec, K)) specs.push_back(spec);
+    throw_if_interrupted();
+    std::vector<quantize::EncodedTensor> tensors;
+    if (by_moments)
+      tensors = options.encode(part, specs, {H->data<float>(), H->size()}, tokens);
     Arrays changes;
-    for (const QuantSpec& spec : options.formats) {
-      if (!quantize::fits(spec, K)) continue;
+    for (std::size_t i = 0; i < specs.size(); ++i) {
       throw_if_interrupted();
+      const QuantSpec& spec = specs[i];
       quantize::EncodedTensor tensor =
-          by_moments ? options.encode(part, spec, {H->data<float>(), H->size()}, tokens)
+          by_moments ? std::move(tensors[i])
                      : quantize::encode(part.weight, spec, importance, options.search);
       layer.formats.push_back(
           {spec, quantize::encoded_bytes(spec, N, K, quantize::scale_type_of(whole)), 0,
@@ -424,8 +441,7 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
   std::optional<mx::array> of_head;
   if (options.encode) of_head = second_moments(head_inputs(model, trips.all()));
   const RowSample of_tokens = frequent_rows(
-      trips.counts(),
-      sampled_rows(options, output.weight.input_dim(), of_head.has_value()));
+      trips.counts(), sampled_rows(options, output.weight, of_head.has_value()));
   if (output.layer == n_layers) {
     reached.insert(output.path);
     add(output, of_tokens, of_head, [&](const Arrays& changes) {
@@ -439,8 +455,7 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
       const auto found = seen.find(module->path);
       const kernels::LinearWeight& w = module->weight;
       if (found == seen.end()) {
-        add(*module,
-            even_rows(w.output_dim(), sampled_rows(options, w.input_dim(), false)),
+        add(*module, even_rows(w.output_dim(), sampled_rows(options, w, false)),
             std::nullopt,
             [](const Arrays& changes) { return Costs(changes.size(), 0.0); });
         continue;
@@ -453,8 +468,8 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
         H = known != moments.end() ? known->second : second_moments(x);
         moments.emplace(x[0].id(), *H);
       }
-      const RowSample sample = even_rows(
-          w.output_dim(), sampled_rows(options, w.input_dim(), H.has_value()));
+      const RowSample sample =
+          even_rows(w.output_dim(), sampled_rows(options, w, H.has_value()));
       add(*module, sample, H, [&](const Arrays& changes) {
         return per_token(costs_in_layer(found->second, sample, changes));
       });
@@ -465,8 +480,7 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
     const int N = module->weight.output_dim();
     // The one whose rows go into the first layer.
     if (module != by_layer[LinearModule::kEmbedding].front()) {
-      add(*module,
-          even_rows(N, sampled_rows(options, module->weight.input_dim(), false)),
+      add(*module, even_rows(N, sampled_rows(options, module->weight, false)),
           std::nullopt,
           [](const Arrays& changes) { return Costs(changes.size(), 0.0); });
       continue;

@@ -11,9 +11,9 @@ struct GradientCostOptions {
   quantize::Search search = quantize::Search::kSearch;
   std::int64_t input_bytes = 1LL << 30;  // that layers' inputs may take: of windows,
                                          // the first that fit are used, at least one
-  // A matrix is encoded in each format in so many rows that this does, at K^2 each, and
-  // in 256 at least: in all of them if it is small.
-  std::int64_t work = std::int64_t{1} << 30;
+  // A row of K values does K^2 of it. A matrix that does no more is encoded whole in
+  // each format, others in so many rows that a quarter does, at least 256.
+  std::int64_t work = std::int64_t{1} << 29;
   bool probe = true;       // measure what no gradient reaches: experts
   int probe_windows = 0;   // on which; 0: all
   std::uint64_t seed = 0;  // of the tokens that the model draws
@@ -24,11 +24,12 @@ struct GradientCostOptions {
   std::unordered_map<std::string, LayerSensitivity> known;
   std::function<void(const LayerSensitivity&)> on_costs;
 
-  /// How a matrix is encoded whose costs are estimated, given H = sum x x^T [K, K]
-  /// of its inputs, over so many tokens: not those of experts. None: by `search`,
-  /// weighted by its inputs' mean squares.
-  std::function<quantize::EncodedTensor(const models::LinearModule&, const QuantSpec&,
-                                        std::span<const float> H, std::int64_t tokens)>
+  /// How a matrix is encoded whose costs are estimated, in each of some formats, given
+  /// H = sum x x^T [K, K] of its inputs, over so many tokens: not those of experts.
+  /// None: by `search`, weighted by its inputs' mean squares.
+  std::function<std::vector<quantize::EncodedTensor>(
+      const models::LinearModule&, std::span<const QuantSpec>, std::span<const float> H,
+      std::int64_t tokens)>
       encode;
   /// Told of each matrix so encoded, if all of its rows are.
   std::function<void(const std::string& path, const QuantSpec&,

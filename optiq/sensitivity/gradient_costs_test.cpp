@@ -93,9 +93,14 @@ TEST(GradientCosts, SomeRowsStandForAll) {
     GradientCostOptions options;
     options.formats = formats();
     std::size_t whole = 0;
-    options.encode = [&](const models::LinearModule& module, const QuantSpec& spec,
-                         std::span<const float>, std::int64_t) {
-      return quantize::encode(module.weight, spec, {}, quantize::Search::kSearch);
+    options.encode = [&](const models::LinearModule& module,
+                         std::span<const QuantSpec> specs, std::span<const float>,
+                         std::int64_t) {
+      std::vector<quantize::EncodedTensor> tensors;
+      for (const QuantSpec& spec : specs)
+        tensors.push_back(
+            quantize::encode(module.weight, spec, {}, quantize::Search::kSearch));
+      return tensors;
     };
     options.on_encoded = [&](const std::string&, const QuantSpec&,
                              const kernels::LinearWeight&) { ++whole; };
