@@ -1,6 +1,7 @@
 #include "optiq/convert/compensate.h"
 
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <optional>
 #include <span>
@@ -8,7 +9,9 @@
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "optiq/base/parallel.h"
 #include "optiq/base/signal.h"
+#include "optiq/quantize/blas.h"
 #include "optiq/quantize/gptq.h"
 #include "optiq/quantize/linear_weight.h"
 
@@ -308,14 +311,23 @@ std::vector<quantize::EncodedTensor> compensated(const models::LinearModule& mod
       H, w.input_dim(),
       damping_for(looked_up ? kTiedDamping : kDamping, w.input_dim(), tokens));
   const std::vector<float> values = quantize::float_values(w);
-  std::vector<quantize::EncodedTensor> tensors;
-  for (const QuantSpec& spec : specs) {
-    throw_if_interrupted();
-    tensors.push_back(quantize::encode_gptq(values, w.output_dim(), factor,
-                                            {spec.bits, spec.group_size,
-                                             quantize::scale_type_of(w), search})
-                          .tensor);
-  }
+  // A format on each thread: few rows of one leave most of many threads idle.
+  std::vector<quantize::EncodedTensor> tensors(specs.size());
+  std::vector<std::exception_ptr> errors(specs.size());  // of weights not finite
+  const quantize::SingleThreadedBlas single;
+  parallel_for(specs.size(), [&](std::size_t i) {
+    const QuantSpec& spec = specs[i];
+    try {
+      tensors[i] = quantize::encode_gptq(
+                       values, w.output_dim(), factor,
+                       {spec.bits, spec.group_size, quantize::scale_type_of(w), search})
+                       .tensor;
+    } catch (...) {
+      errors[i] = std::current_exception();
+    }
+  });
+  for (const std::exception_ptr& error : errors)
+    if (error) std::rethrow_exception(error);
   return tensors;
 }
 

@@ -25,7 +25,7 @@ namespace {
 
 constexpr std::int64_t kColumns = 128;  // of a block
 constexpr std::int64_t kChunk = 128;    // rows that one thread works on, at most
-constexpr std::int64_t kSmallChunk = 32;
+constexpr std::int64_t kSmallChunk = 64;
 constexpr int kTurns =
     2;  // of descend(); docs/decisions/rounding.md has what more give
 
