@@ -99,9 +99,6 @@ void keep_freed_memory(std::uint64_t bytes) {
   const int limit = static_cast<int>(std::min<std::uint64_t>(bytes, 1 << 30));
   mallopt(M_MMAP_THRESHOLD, limit);
   mallopt(M_TRIM_THRESHOLD, limit);
-  // Heaps of single threads hold 64 MB at most: what is larger would be mapped and
-  // zeroed anew each time.
-  mallopt(M_ARENA_MAX, 1);
 #else
   (void)bytes;
 #endif

@@ -29,7 +29,6 @@ using sensitivity::Sensitivities;
 constexpr int kRefineRounds = 2;
 constexpr int kGroupSize = 64;
 constexpr int kWideGroupSize = 128;
-constexpr std::uint64_t kFreedAtFirst = 16 << 20;
 // What tells an earlier result, which is replaced, from any other model, which is not.
 constexpr const char* kResultMarker = "optiq/metadata.json";
 
@@ -172,7 +171,6 @@ Result convert(const Options& options) {
   // What cannot succeed fails now, not after an hour of measuring: an output that
   // cannot be written, a budget that no allocation meets, a file that is not there.
   AtomicDirectory output(options.output, kResultMarker);
-  keep_freed_memory(kFreedAtFirst);  // before threads take heaps of their own
   Session session(options);
   const bool measures = options.method == Method::kOptiq;
   const Memory memory(session);
@@ -234,8 +232,7 @@ Result convert(const Options& options) {
     costs.input_bytes = memory.layer_inputs;
     costs.known = std::move(known);
     costs.on_costs = [&](const auto& layer) { saved.add(layer); };
-    // A layer measured as a whole reads all layers behind it once more: from a disk
-    // that takes longer than the estimate gains.
+    // Experts measured as a whole read all layers behind them once more, from the disk.
     costs.probe = session.fits_memory();
     costs.probe_windows = ratio_windows(meter->n_windows());
     costs.seed = options.seed;

@@ -363,12 +363,10 @@ LayerSensitivity at_formats(const LinearModule& module, const RowSample& sample,
           {spec, quantize::encoded_bytes(spec, N, K, quantize::scale_type_of(whole)), 0,
            0, tensor.error / norm});
       const kernels::LinearWeight coded =
-          quantize::as_linear_weight(std::move(tensor), std::nullopt);
+          quantize::as_linear_weight(std::move(tensor), whole.bias);
       changes.push_back(change_of(part.weight, coded));
-      if (!by_moments || !options.on_encoded || !sample.is_all()) continue;
-      kernels::LinearWeight with_bias = coded;
-      with_bias.bias = whole.bias;
-      options.on_encoded(module.path, spec, with_bias);
+      if (by_moments && options.on_encoded && sample.is_all())
+        options.on_encoded(module.path, spec, coded);
     }
     const Costs costs = cost(changes);
     for (std::size_t f = 0; f < changes.size(); ++f) layer.formats[f].kl = costs[f];

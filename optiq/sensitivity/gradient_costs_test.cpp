@@ -37,16 +37,25 @@ double agreement(const Sensitivities& a, const Sensitivities& b, std::size_t for
   return xy / std::sqrt(xx * yy);
 }
 
+// A model and what it answers to a text.
+struct Measured {
+  explicit Measured(const char* name)
+      : model(models::load(std::filesystem::path(OPTIQ_SOURCE_DIR) /
+                           "tests/data/golden" / name)) {}
+
+  std::unique_ptr<models::Model> model;
+  std::vector<std::vector<int>> text = windows(8, 40);
+  InputStatistics statistics;
+  DivergenceMeter meter{*model, text, {}, &statistics};
+};
+
 // One of each kind of layer: gated delta nets, Gemma's, packed matrices, experts.
 TEST(GradientCosts, OrderMatricesAsMeasuringEachOfThemDoes) {
   for (const char* name : {"qwen3_5_text", "gemma4_text", "phi3_longrope", "qwen3_moe",
                            "qwen3_5_moe_vlm"}) {
     SCOPED_TRACE(name);
-    const auto model = models::load(std::filesystem::path(OPTIQ_SOURCE_DIR) /
-                                    "tests/data/golden" / name);
-    const auto text = windows(8, 40);
-    InputStatistics statistics;
-    DivergenceMeter meter(*model, text, {}, &statistics);
+    Measured at(name);
+    auto& [model, text, statistics, meter] = at;
     MeasureOptions exactly;
     exactly.formats = formats();
     const Sensitivities exact = measure(*model, meter, statistics, exactly);
@@ -85,11 +94,8 @@ TEST(GradientCosts, OrderMatricesAsMeasuringEachOfThemDoes) {
 TEST(GradientCosts, SomeRowsStandForAll) {
   for (const char* name : {"qwen3_5_text", "mistral", "qwen3_moe"}) {
     SCOPED_TRACE(name);
-    const auto model = models::load(std::filesystem::path(OPTIQ_SOURCE_DIR) /
-                                    "tests/data/golden" / name);
-    const auto text = windows(8, 40);
-    InputStatistics statistics;
-    DivergenceMeter meter(*model, text, {}, &statistics);
+    Measured at(name);
+    auto& [model, text, statistics, meter] = at;
     GradientCostOptions options;
     options.formats = formats();
     std::size_t whole = 0;
