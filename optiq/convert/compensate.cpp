@@ -14,6 +14,7 @@
 #include "optiq/quantize/blas.h"
 #include "optiq/quantize/gptq.h"
 #include "optiq/quantize/linear_weight.h"
+#include "optiq/quantize/moments.h"
 
 namespace optiq::convert {
 namespace {
@@ -48,43 +49,32 @@ std::vector<Group> grouped(const std::vector<std::vector<int>>& windows) {
   return groups;
 }
 
-// Of the inputs of the experts that are one module: x^T x of each, and of all.
+// Of the inputs of the experts that are one module: of each, and of all.
 class ExpertMoments {
  public:
   void add(int expert, const mx::array& x) {
-    Sum& sum = sums_[expert];
-    const mx::array product = mx::matmul(mx::transpose(x), x);
-    sum.H = sum.tokens > 0 ? sum.H + product : product;
-    all_ = all_ ? *all_ + product : product;
-    mx::eval(sum.H, *all_);
-    sum.tokens += x.shape(0);
-    tokens_ += x.shape(0);
+    sums_.try_emplace(expert, x.shape(1)).first->second.add(x);
+    all_.reset();
   }
-
-  struct Sum {
-    mx::array H{0.0f};  // [K, K]
-    std::int64_t tokens = 0;
-  };
 
   // One expert's, with all others' besides as if they were kShared tokens for each
   // input: many experts see few tokens, and some none.
-  Sum of(int expert) const {
+  quantize::Moments of(int expert, int K) const {
     constexpr double kShared = 0.25;
-    const double shared = kShared * all_->shape(0);
-    mx::array H = *all_ * static_cast<float>(shared / static_cast<double>(tokens_));
-    std::int64_t tokens = static_cast<std::int64_t>(shared);
-    if (const auto found = sums_.find(expert); found != sums_.end()) {
-      H = H + found->second.H;
-      tokens += found->second.tokens;
+    if (!all_) {
+      all_.emplace(K);
+      for (const auto& [e, sum] : sums_) all_->add(sum, 1);
     }
-    mx::eval(H);
-    return {H, tokens};
+    quantize::Moments moments(K);
+    if (const auto found = sums_.find(expert); found != sums_.end())
+      moments.add(found->second, 1);
+    moments.add(*all_, kShared * K / std::max(1.0, all_->rows()));
+    return moments;
   }
 
  private:
-  std::map<int, Sum> sums_;
-  std::optional<mx::array> all_;
-  std::int64_t tokens_ = 0;
+  std::map<int, quantize::Moments> sums_;
+  mutable std::optional<quantize::Moments> all_;  // made when it is asked for
 };
 
 // Sums over calls of x^T x, for inputs x [T, K]; modules that are given the same array
@@ -106,12 +96,8 @@ class SecondMoments {
     for (const auto& [x, paths] : seen_) {
       const auto [place, is_new] = slots_.try_emplace(paths[0], sums_.size());
       for (const std::string& path : paths) slots_.emplace(path, place->second);
-      const mx::array product = mx::matmul(mx::transpose(x), x);
-      if (is_new)
-        sums_.push_back(product);
-      else
-        sums_[place->second] = sums_[place->second] + product;
-      mx::eval(sums_[place->second]);
+      if (is_new) sums_.emplace_back(x.shape(1));
+      sums_[place->second].add(x);
     }
     seen_.clear();
   }
@@ -126,11 +112,9 @@ class SecondMoments {
     return found == experts_.end() ? nullptr : &found->second;
   }
 
-  std::span<const float> of(const std::string& path) const {
-    const auto slot = slots_.find(path);
-    if (slot == slots_.end()) return {};
-    const mx::array& sum = sums_[slot->second];
-    return {sum.data<float>(), sum.size()};
+  // Requires  has(path), and not those of experts apart
+  const quantize::Moments& of(const std::string& path) const {
+    return sums_[slots_.at(path)];
   }
 
  private:
@@ -140,15 +124,14 @@ class SecondMoments {
   };
   std::vector<Seen> seen_;
   std::map<std::string, std::size_t> slots_;
-  std::vector<mx::array> sums_;
+  std::vector<quantize::Moments> sums_;
   std::map<std::string, ExpertMoments> experts_;
 };
 
 // Few tokens say little of many inputs: what is fitted to them alone is wrong of
 // others.
-double damping_for(double share, std::int64_t inputs, std::int64_t tokens) {
-  return std::max(share, 0.5 * static_cast<double>(inputs) /
-                             static_cast<double>(std::max<std::int64_t>(tokens, 1)));
+double damping_for(double share, std::int64_t inputs, const quantize::Moments& H) {
+  return std::max(share, 0.5 * static_cast<double>(inputs) / std::max(H.rows(), 1.0));
 }
 
 quantize::GptqResult encode_with(const kernels::LinearWeight& w, const QuantSpec& spec,
@@ -169,7 +152,6 @@ class Walk {
         model_(encoder.model()),
         groups_(grouped(windows)) {
     encoder.restore();
-    for (const Group& group : groups_) tokens_ += std::ssize(group.ids);
   }
 
   ~Walk() {
@@ -230,8 +212,9 @@ class Walk {
     if (const ExpertMoments* experts = moments.of_experts(path))
       coded = encode_experts(w, spec, *experts, damping);
     else
-      coded = encode_with(w, spec, moments.of(path),
-                          damping_for(damping, w.input_dim(), tokens_), search_);
+      coded =
+          encode_with(w, spec, moments.of(path).sum(),
+                      damping_for(damping, w.input_dim(), moments.of(path)), search_);
     const double searched = coded.searched_output_error;
     return {quantize::as_linear_weight(std::move(coded.tensor), w.bias),
             searched > 0 ? coded.output_error / searched : 1};
@@ -252,13 +235,13 @@ class Walk {
     };
     for (int e = 0; e < E; ++e) {
       throw_if_interrupted();
-      const ExpertMoments::Sum sum = moments.of(e);
+      const quantize::Moments H = moments.of(e, static_cast<int>(K));
       const quantize::GptqResult one = quantize::encode_gptq(
           std::span(values).subspan(static_cast<std::size_t>(e * N * K),
                                     static_cast<std::size_t>(N * K)),
-          N, K, {sum.H.data<float>(), sum.H.size()},
+          N, K, H.sum(),
           {{spec.bits, spec.group_size, quantize::scale_type_of(w), search_},
-           damping_for(damping, K, sum.tokens)});
+           damping_for(damping, K, H)});
       all.output_error += one.output_error;
       all.searched_output_error += one.searched_output_error;
       if (e == 0) {
@@ -279,7 +262,6 @@ class Walk {
   const quantize::Search search_;
   models::Model& model_;
   std::vector<Group> groups_;
-  std::int64_t tokens_ = 0;
 };
 
 bool compensable(const std::optional<QuantSpec>& spec) {
@@ -302,14 +284,13 @@ bool tied(const models::Model& model) {
 
 std::vector<quantize::EncodedTensor> compensated(const models::LinearModule& module,
                                                  std::span<const QuantSpec> specs,
-                                                 std::span<const float> H,
-                                                 std::int64_t tokens,
+                                                 const quantize::Moments& H,
                                                  quantize::Search search) {
   const kernels::LinearWeight& w = module.weight;
   const bool looked_up = module.layer == models::LinearModule::kEmbedding;
   const quantize::GptqFactor factor(
-      H, w.input_dim(),
-      damping_for(looked_up ? kTiedDamping : kDamping, w.input_dim(), tokens));
+      H.sum(), w.input_dim(),
+      damping_for(looked_up ? kTiedDamping : kDamping, w.input_dim(), H));
   const std::vector<float> values = quantize::float_values(w);
   // A format on each thread: few rows of one leave most of many threads idle.
   std::vector<quantize::EncodedTensor> tensors(specs.size());
@@ -367,7 +348,8 @@ void compensate_candidates(Encoder& encoder, sensitivity::Sensitivities& costs,
   auto paths = paths_by_layer(model);
   walk.embed();
   for (int i = 0; i < n_layers; ++i) {
-    weigh(paths[i], walk.observed(i), kDamping);
+    const SecondMoments moments = walk.observed(i);
+    weigh(paths[i], moments, kDamping);
     walk.step(i);
     if (progress) progress(i + 1, n_layers + 1);
   }

@@ -10,18 +10,17 @@
 #include <vector>
 
 #include "optiq/convert/encoder.h"
+#include "optiq/quantize/moments.h"
 #include "optiq/sensitivity/sensitivity.h"
 
 namespace optiq::convert {
 
 using Progress = std::function<void(int done, int total)>;
 
-/// One matrix in each of some formats, given H [K, K] of its inputs, a sum over
-/// `tokens`.
+/// One matrix in each of some formats, given the moments of its inputs.
 std::vector<quantize::EncodedTensor> compensated(const models::LinearModule& module,
                                                  std::span<const QuantSpec> specs,
-                                                 std::span<const float> H,
-                                                 std::int64_t tokens,
+                                                 const quantize::Moments& H,
                                                  quantize::Search search);
 
 /// Before the choice: encodes every matrix in every format of its costs, and in

@@ -201,7 +201,7 @@ Result convert(const Options& options) {
     progress("reference", 0, 1);
     const sensitivity::DivergenceOptions held{.reference_bytes = memory.logits};
     if (measures)
-      meter.emplace(session.model(), session.calibration().windows, held, &statistics);
+      meter.emplace(session.model(), session.measured_windows(), held, &statistics);
     held_out.emplace(session.model(), session.calibration().held_out, held);
     progress("reference", 1, 1);
   }
@@ -242,18 +242,17 @@ Result convert(const Options& options) {
     };
     if (options.compensates()) {
       costs.encode = [&](const models::LinearModule& module,
-                         std::span<const QuantSpec> specs, std::span<const float> H,
-                         std::int64_t tokens) {
-        return compensated(module, specs, H, tokens, options.rounding);
+                         std::span<const QuantSpec> specs, const quantize::Moments& H) {
+        return compensated(module, specs, H, options.rounding);
       };
       costs.on_encoded = [&](const std::string& path, const QuantSpec& spec,
                              const kernels::LinearWeight& w) {
         encoder.offer(path, spec, options.rounding, w);
       };
     }
-    sensitivities = sensitivity::gradient_costs(session.model(), *meter,
-                                                session.calibration().windows,
-                                                encoder.statistics(), costs);
+    sensitivities =
+        sensitivity::gradient_costs(session.model(), *meter, session.measured_windows(),
+                                    encoder.statistics(), costs);
   } else if (measures && !options.sensitivity_file) {
     sensitivity::MeasureOptions measure;
     measure.formats = formats;
@@ -317,10 +316,11 @@ Result convert(const Options& options) {
       // Codes by the inputs of the source's own layers, and, where there are not such
       // of all matrices or they were not estimated with them, by those of the layers
       // as they are written.
-      std::optional<Divergence> in_sequence;
+      std::optional<Divergence> by_source, in_sequence;
       Encoder::Kept kept;
-      d = measured();
-      if (!gradients || !encoder.has_offers(chosen.plan, options.rounding)) {
+      const Encoder::Offers found = encoder.offers(chosen.plan, options.rounding);
+      if (found.some) by_source = measured();
+      if (!gradients || !found.all) {
         compensate(encoder, chosen.plan, options.rounding,
                    session.calibration().windows,
                    [&](int done, int total) { progress("compensation", done, total); });
@@ -330,17 +330,14 @@ Result convert(const Options& options) {
       Encoder::Kept offers = encoder.exchange_offered({});
       const Divergence plain = measured();
       result.kl_mean_uncompensated = plain.mean;
-      encoder.exchange_offered(std::move(offers));
+      d = plain;
+      if (by_source && by_source->mean < d.mean) d = *by_source;
       if (in_sequence && in_sequence->mean < d.mean) {
         d = *in_sequence;
         encoder.exchange_kept(std::move(kept));
       }
       result.compensated = d.mean < plain.mean;
-      if (!result.compensated) {
-        d = plain;
-        encoder.exchange_kept({});
-        encoder.exchange_offered({});
-      }
+      if (result.compensated) encoder.exchange_offered(std::move(offers));
     } else {
       d = measured();
     }

@@ -58,13 +58,16 @@ void Encoder::offer(const std::string& path, const QuantSpec& spec,
   in_place_.erase(path);
 }
 
-bool Encoder::has_offers(const Plan& plan, quantize::Search search) const {
-  return std::ranges::all_of(plan, [&](const auto& entry) {
-    const auto& [path, spec] = entry;
-    if (!spec) return true;
+Encoder::Offers Encoder::offers(const Plan& plan, quantize::Search search) const {
+  Offers found{false, true};
+  for (const auto& [path, spec] : plan) {
+    if (!spec) continue;
     const Key key{path, spec->mode, spec->bits, spec->group_size, search};
-    return kept_.contains(key) || offered_.contains(key);
-  });
+    const bool offered = kept_.contains(key) || offered_.contains(key);
+    found.some |= offered;
+    found.all &= offered;
+  }
+  return found;
 }
 
 Encoder::Kept Encoder::exchange_kept(Kept kept) {

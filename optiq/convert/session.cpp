@@ -82,6 +82,18 @@ Session::Session(const Options& options) : source_(open_source(options)) {
     reference_ = sensitivity::Reference::kUniform4Bit;
 }
 
+std::vector<std::vector<int>> Session::measured_windows() const {
+  // Tokens times weights of one pass, and windows at least.
+  constexpr double kWork = 3e12;
+  const auto& all = calibration_.windows;
+  if (!by_gradients_) return all;
+  const std::size_t fewest = std::min<std::size_t>(all.size(), 4);
+  std::size_t n = 0;
+  for (double work = 0; n < all.size() && (n < fewest || work < kWork); ++n)
+    work += static_cast<double>(all[n].size()) * static_cast<double>(params_);
+  return {all.begin(), all.begin() + static_cast<std::ptrdiff_t>(n)};
+}
+
 sensitivity::Sensitivities Session::static_sensitivities(
     const std::vector<QuantSpec>& formats, const Options& options) {
   sensitivity::Sensitivities result;

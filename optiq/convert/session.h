@@ -32,6 +32,10 @@ class Session {
   /// Whether costs are to come from gradients, which are by the model's own weights.
   bool by_gradients() const { return by_gradients_; }
 
+  /// The windows of the calibration that costs and plans are measured on: by gradients
+  /// fewer of them for larger models, whose matrices are no harder to tell apart.
+  std::vector<std::vector<int>> measured_windows() const;
+
   /// Values in all tensors that are written.
   std::int64_t params() const { return params_; }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <span>
 
+#include "optiq/quantize/moments.h"
 #include "optiq/sensitivity/measure.h"
 
 namespace optiq::sensitivity {
@@ -25,11 +26,11 @@ struct GradientCostOptions {
   std::function<void(const LayerSensitivity&)> on_costs;
 
   /// How a matrix is encoded whose costs are estimated, in each of some formats, given
-  /// H = sum x x^T [K, K] of its inputs, over so many tokens: not those of experts.
+  /// the moments of its inputs: not those of experts.
   /// None: by `search`, weighted by its inputs' mean squares.
-  std::function<std::vector<quantize::EncodedTensor>(
-      const models::LinearModule&, std::span<const QuantSpec>, std::span<const float> H,
-      std::int64_t tokens)>
+  std::function<std::vector<quantize::EncodedTensor>(const models::LinearModule&,
+                                                     std::span<const QuantSpec>,
+                                                     const quantize::Moments&)>
       encode;
   /// Told of each matrix so encoded, if all of its rows are.
   std::function<void(const std::string& path, const QuantSpec&,

@@ -100,8 +100,7 @@ TEST(GradientCosts, SomeRowsStandForAll) {
     options.formats = formats();
     std::size_t whole = 0;
     options.encode = [&](const models::LinearModule& module,
-                         std::span<const QuantSpec> specs, std::span<const float>,
-                         std::int64_t) {
+                         std::span<const QuantSpec> specs, const quantize::Moments&) {
       std::vector<quantize::EncodedTensor> tensors;
       for (const QuantSpec& spec : specs)
         tensors.push_back(
