@@ -83,9 +83,8 @@ std::vector<QuantSpec> candidate_formats(const Options& options) {
 }
 
 // Those and what else costs nothing to measure by gradients: wide groups where no size
-// was asked for, and `others`. By rising bits, then by falling groups.
+// was asked for. By rising bits, then by falling groups.
 std::vector<QuantSpec> with_more_groups(std::vector<QuantSpec> formats,
-                                        const std::vector<QuantSpec>& others,
                                         const Options& options) {
   const auto add = [&](const QuantSpec& spec) {
     if (is_supported(spec) && std::ranges::find(formats, spec) == formats.end())
@@ -94,7 +93,6 @@ std::vector<QuantSpec> with_more_groups(std::vector<QuantSpec> formats,
   if (!options.group_size)
     for (const QuantSpec& spec : candidate_formats(options))
       add({spec.mode, spec.bits, kWideGroupSize});
-  for (const QuantSpec& spec : others) add(spec);
   std::ranges::sort(formats, [](const QuantSpec& a, const QuantSpec& b) {
     return a.bits != b.bits ? a.bits < b.bits : a.group_size > b.group_size;
   });
@@ -184,7 +182,7 @@ Result convert(const Options& options) {
     if (measures && options.sensitivity_file)
       sensitivities =
           read_sensitivities(*options.sensitivity_file, unmeasured.matrices(), formats,
-                             with_more_groups(formats, {}, options));
+                             with_more_groups(formats, options));
   }
   Result result;
   result.output = options.output;
@@ -208,21 +206,9 @@ Result convert(const Options& options) {
   Encoder encoder(session.model(), statistics, memory.encoded_kept);
   const std::vector<Matrix>& matrices = encoder.matrices();
 
-  const auto uniform_formats = [&] {
-    std::vector<QuantSpec> specs;
-    for (const Contender& one :
-         uniform_contenders(session.source(), matrices, budget, options.mode,
-                            options.candidate_bits, options.group_size))
-      for (const auto& [path, spec] : one.plan)
-        if (spec && std::ranges::find(specs, *spec) == specs.end())
-          specs.push_back(*spec);
-    return specs;
-  };
   const bool gradients = session.by_gradients();
   const std::vector<QuantSpec> measured_formats =
-      gradients && options.compensates()
-          ? with_more_groups(formats, uniform_formats(), options)
-          : formats;
+      gradients ? with_more_groups(formats, options) : formats;
   SavedLayers saved(output.target(), session.identity(measured_formats, options));
   auto known = options.resume ? saved.load() : decltype(saved.load()){};
   if (gradients) {
@@ -244,10 +230,6 @@ Result convert(const Options& options) {
       costs.encode = [&](const models::LinearModule& module,
                          std::span<const QuantSpec> specs, const quantize::Moments& H) {
         return compensated(module, specs, H, options.rounding);
-      };
-      costs.on_encoded = [&](const std::string& path, const QuantSpec& spec,
-                             const kernels::LinearWeight& w) {
-        encoder.offer(path, spec, options.rounding, w);
       };
     }
     sensitivities =
@@ -280,7 +262,18 @@ Result convert(const Options& options) {
 
   // The choice, by what errors will cost once codes make up for each other.
   Sensitivities costs = sensitivities;
-  if (measures && options.compensates() && !gradients) {
+  const bool candidates = measures && options.compensates() && !gradients;
+  if (candidates) {
+    const auto uniform_formats = [&] {
+      std::vector<QuantSpec> specs;
+      for (const Contender& one :
+           uniform_contenders(session.source(), matrices, budget, options.mode,
+                              options.candidate_bits, options.group_size))
+        for (const auto& [path, spec] : one.plan)
+          if (spec && std::ranges::find(specs, *spec) == specs.end())
+            specs.push_back(*spec);
+      return specs;
+    };
     compensate_candidates(encoder, costs, uniform_formats(), options.rounding,
                           session.calibration().windows, [&](int done, int total) {
                             progress("candidates", done, total);
@@ -313,27 +306,21 @@ Result convert(const Options& options) {
     };
     Divergence d;
     if (options.compensates()) {
-      // Codes by the inputs of the source's own layers, and, where there are not such
-      // of all matrices or they were not estimated with them, by those of the layers
-      // as they are written.
-      std::optional<Divergence> by_source, in_sequence;
-      Encoder::Kept kept;
-      const Encoder::Offers found = encoder.offers(chosen.plan, options.rounding);
-      if (found.some) by_source = measured();
-      if (!gradients || !found.all) {
-        compensate(encoder, chosen.plan, options.rounding,
-                   session.calibration().windows,
-                   [&](int done, int total) { progress("compensation", done, total); });
-        in_sequence = measured();
-        kept = encoder.exchange_kept({});
-      }
+      // Codes by the inputs of the source's own layers, where candidates were encoded
+      // so, and by those of the layers as they are written.
+      std::optional<Divergence> by_source;
+      if (candidates) by_source = measured();
+      compensate(encoder, chosen.plan, options.rounding, session.calibration().windows,
+                 [&](int done, int total) { progress("compensation", done, total); });
+      const Divergence in_sequence = measured();
+      Encoder::Kept kept = encoder.exchange_kept({});
       Encoder::Kept offers = encoder.exchange_offered({});
       const Divergence plain = measured();
       result.kl_mean_uncompensated = plain.mean;
       d = plain;
       if (by_source && by_source->mean < d.mean) d = *by_source;
-      if (in_sequence && in_sequence->mean < d.mean) {
-        d = *in_sequence;
+      if (in_sequence.mean < d.mean) {
+        d = in_sequence;
         encoder.exchange_kept(std::move(kept));
       }
       result.compensated = d.mean < plain.mean;

@@ -58,18 +58,6 @@ void Encoder::offer(const std::string& path, const QuantSpec& spec,
   in_place_.erase(path);
 }
 
-Encoder::Offers Encoder::offers(const Plan& plan, quantize::Search search) const {
-  Offers found{false, true};
-  for (const auto& [path, spec] : plan) {
-    if (!spec) continue;
-    const Key key{path, spec->mode, spec->bits, spec->group_size, search};
-    const bool offered = kept_.contains(key) || offered_.contains(key);
-    found.some |= offered;
-    found.all &= offered;
-  }
-  return found;
-}
-
 Encoder::Kept Encoder::exchange_kept(Kept kept) {
   in_place_.clear();
   return std::exchange(kept_, std::move(kept));

@@ -46,12 +46,6 @@ class Encoder {
   void offer(const std::string& path, const QuantSpec& spec, quantize::Search search,
              kernels::LinearWeight w);
 
-  /// Whether some, and all, matrices of the plan were kept or offered in their formats.
-  struct Offers {
-    bool some, all;
-  };
-  Offers offers(const Plan& plan, quantize::Search search) const;
-
   /// Takes the one given for what was kept, or offered, and returns that.
   Kept exchange_kept(Kept kept);
   Kept exchange_offered(Kept offered);

@@ -58,9 +58,9 @@ std::size_t told_by(const std::vector<QuantSpec>& specs, std::size_t f) {
 }
 
 // One matrix at every format: bytes and errors, and what `cost` says of the changes of
-// its sampled rows. H: of its inputs, or null. Of a matrix of which there is but a
-// sample, only formats that tell of others are encoded with H and measured; the
-// others' costs are to those as the errors without H are to each other.
+// its sampled rows. With H, the moments of its inputs, or null, only formats that tell
+// of others are encoded and measured; the others' costs are to those as the errors
+// without H are to each other.
 template <class Cost>
 LayerSensitivity at_formats(const LinearModule& module, const RowSample& sample,
                             const InputStatistics& statistics,
@@ -87,7 +87,7 @@ LayerSensitivity at_formats(const LinearModule& module, const RowSample& sample,
   std::vector<std::size_t> teller(specs.size());
   std::vector<QuantSpec> telling;  // the tellers' formats
   for (std::size_t f = 0; f < specs.size(); ++f) {
-    teller[f] = by_moments && !sample.is_all() ? told_by(specs, f) : f;
+    teller[f] = by_moments ? told_by(specs, f) : f;
     if (teller[f] == f) telling.push_back(specs[f]);
   }
   std::vector<quantize::EncodedTensor> tensors(specs.size());
@@ -100,10 +100,6 @@ LayerSensitivity at_formats(const LinearModule& module, const RowSample& sample,
   }
   for (std::size_t f = 0; f < specs.size(); ++f) {
     throw_if_interrupted();
-    if (by_moments && sample.is_all()) {
-      errors[f] = tensors[f].error;
-      continue;
-    }
     auto searched = quantize::encode(part.weight, specs[f], importance, options.search);
     errors[f] = searched.error;
     if (!by_moments) tensors[f] = std::move(searched);
@@ -115,11 +111,8 @@ LayerSensitivity at_formats(const LinearModule& module, const RowSample& sample,
          quantize::encoded_bytes(specs[f], N, K, quantize::scale_type_of(whole)), 0, 0,
          errors[f] / norm});
     if (teller[f] != f) continue;
-    const kernels::LinearWeight coded =
-        quantize::as_linear_weight(std::move(tensors[f]), whole.bias);
-    changes.push_back(change_of(part.weight, coded));
-    if (by_moments && options.on_encoded && sample.is_all())
-      options.on_encoded(module.path, specs[f], coded);
+    changes.push_back(change_of(
+        part.weight, quantize::as_linear_weight(std::move(tensors[f]), whole.bias)));
   }
   const Costs costs = cost(changes);
   for (std::size_t f = 0, i = 0; f < specs.size(); ++f)
@@ -244,14 +237,15 @@ Sensitivities gradient_costs(models::Model& model, DivergenceMeter& meter,
     }
     reached.insert(module->path);
     const bool is_head = module == &output;
-    add(*module, of_tokens, is_head && of_head ? &*of_head : nullptr, [&](const Arrays& changes) {
-      Costs sums = costs_of_lookup(walk.trips(), of_tokens, N, changes);
-      if (is_head) {
-        const Costs more = costs_in_head(model, walk.trips(), of_tokens, changes);
-        for (std::size_t f = 0; f < sums.size(); ++f) sums[f] += more[f];
-      }
-      return per_token(sums);
-    });
+    add(*module, of_tokens, is_head && of_head ? &*of_head : nullptr,
+        [&](const Arrays& changes) {
+          Costs sums = costs_of_lookup(walk.trips(), of_tokens, N, changes);
+          if (is_head) {
+            const Costs more = costs_in_head(model, walk.trips(), of_tokens, changes);
+            for (std::size_t f = 0; f < sums.size(); ++f) sums[f] += more[f];
+          }
+          return per_token(sums);
+        });
   }
 
   // What no gradient reached is measured: all such matrices of a layer at once.

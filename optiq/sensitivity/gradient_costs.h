@@ -12,8 +12,8 @@ struct GradientCostOptions {
   quantize::Search search = quantize::Search::kSearch;
   std::int64_t input_bytes = 1LL << 30;  // that layers' inputs may take: of windows,
                                          // the first that fit are used, at least one
-  // A row of K values does K^2 of it. A matrix that does no more is encoded whole in
-  // each format, others in so many rows that a quarter does, at least 256.
+  // A row of K values does K^2 of it. A matrix that does no more is encoded whole,
+  // others in so many rows that a quarter does, at least 256.
   std::int64_t work = std::int64_t{1} << 29;
   bool probe = true;       // measure what no gradient reaches: experts
   int probe_windows = 0;   // on which; 0: all
@@ -32,10 +32,6 @@ struct GradientCostOptions {
                                                      std::span<const QuantSpec>,
                                                      const quantize::Moments&)>
       encode;
-  /// Told of each matrix so encoded, if all of its rows are.
-  std::function<void(const std::string& path, const QuantSpec&,
-                     const kernels::LinearWeight&)>
-      on_encoded;
 };
 
 /// Estimates of KL(reference || model with one matrix alone at one format), to second
@@ -48,6 +44,9 @@ struct GradientCostOptions {
 /// independent. So large matrices are encoded in some rows only: those of the
 /// vocabulary that are read or drawn most, of others every so many.
 ///
+/// Encoding by moments takes most of the time, so it is done for one format of each
+/// width up to 4 bits. Others cost in proportion to their errors without moments.
+///
 /// Experts get their layer's mean cost for an error of their size, scaled to what one
 /// measurement of all of them in the anchor format says.
 ///
@@ -55,10 +54,10 @@ struct GradientCostOptions {
 ///           reference's.
 /// Throws    as measure()
 /// Cost      forward and back over the windows once, layer by layer, so that weights
-///           mapped from a file are read once each way; for each format the encoding of
-///           some rows of each matrix and their product; about L / 2 forward calls over
-///           the probes' windows where there are experts. Holds each layer's inputs,
-///           and of one layer those of its matrices and the gradients by their
+///           mapped from a file are read once each way; for three formats the encoding
+///           of some rows of each matrix and their product; about L / 2 forward calls
+///           over the probes' windows where there are experts. Holds each layer's
+///           inputs, and of one layer those of its matrices and the gradients by their
 ///           products.
 /// Source    docs/decisions/sensitivity.md. The Fisher form of the divergence: Amari
 /// and

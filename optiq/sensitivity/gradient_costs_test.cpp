@@ -90,6 +90,25 @@ TEST(GradientCosts, OrderMatricesAsMeasuringEachOfThemDoes) {
   }
 }
 
+// Encodes as without moments, and counts rows.
+struct CountingEncoder {
+  std::int64_t rows = 0;
+
+  auto encode(const InputStatistics& statistics) {
+    return [this, &statistics](const models::LinearModule& module,
+                               std::span<const QuantSpec> specs,
+                               const quantize::Moments&) {
+      std::vector<quantize::EncodedTensor> tensors;
+      for (const QuantSpec& spec : specs)
+        tensors.push_back(quantize::encode(module.weight, spec,
+                                           statistics.mean_squares(module.path),
+                                           quantize::Search::kSearch));
+      rows += module.weight.output_dim() * std::ssize(specs);
+      return tensors;
+    };
+  }
+};
+
 // Some rows say what all say: 256 of 384 and of the vocabulary's 512.
 TEST(GradientCosts, SomeRowsStandForAll) {
   for (const char* name : {"qwen3_5_text", "mistral", "qwen3_moe"}) {
@@ -98,27 +117,54 @@ TEST(GradientCosts, SomeRowsStandForAll) {
     auto& [model, text, statistics, meter] = at;
     GradientCostOptions options;
     options.formats = formats();
-    std::size_t whole = 0;
-    options.encode = [&](const models::LinearModule& module,
-                         std::span<const QuantSpec> specs, const quantize::Moments&) {
-      std::vector<quantize::EncodedTensor> tensors;
-      for (const QuantSpec& spec : specs)
-        tensors.push_back(
-            quantize::encode(module.weight, spec, {}, quantize::Search::kSearch));
-      return tensors;
-    };
-    options.on_encoded = [&](const std::string&, const QuantSpec&,
-                             const kernels::LinearWeight&) { ++whole; };
+    CountingEncoder counting;
+    options.encode = counting.encode(statistics);
     const Sensitivities all = gradient_costs(*model, meter, text, statistics, options);
-    const std::size_t of_all = std::exchange(whole, 0);
+    const std::int64_t of_all = std::exchange(counting.rows, 0);
     meter.restart();
     options.work = 0;
     const Sensitivities some = gradient_costs(*model, meter, text, statistics, options);
-    EXPECT_LT(whole, of_all);
+    EXPECT_LT(counting.rows, of_all);
     for (std::size_t i = 0; i < all.layers.size(); ++i)
       EXPECT_EQ(all.layers[i].formats[0].bytes, some.layers[i].formats[0].bytes);
     EXPECT_GT(agreement(all, some, 0), 0.98);
     EXPECT_GT(agreement(all, some, 1), 0.98);
+  }
+}
+
+// What is told of a format is what it costs.
+TEST(GradientCosts, FormatsTellOfEachOther) {
+  for (const char* name : {"qwen3_5_text", "mistral"}) {
+    SCOPED_TRACE(name);
+    Measured at(name);
+    auto& [model, text, statistics, meter] = at;
+    GradientCostOptions options;
+    for (int bits : {2, 3, 4, 5, 8})
+      for (int group : {64, 32})
+        options.formats.push_back({QuantMode::kAffine, bits, group});
+    const Sensitivities measured =
+        gradient_costs(*model, meter, text, statistics, options);
+    meter.restart();
+    CountingEncoder counting;
+    options.encode = counting.encode(statistics);
+    const Sensitivities told = gradient_costs(*model, meter, text, statistics, options);
+    std::int64_t rows = 0;
+    for (const models::LinearModule* module : model->linears())
+      rows += module->weight.output_dim();
+    EXPECT_LE(counting.rows, 3 * rows);
+    EXPECT_GT(counting.rows, 2 * rows);
+    for (std::size_t f = 0; f < options.formats.size(); ++f) {
+      SCOPED_TRACE(describe(options.formats[f]));
+      double mean = 0;  // of the logarithms of what is told over what is measured
+      for (std::size_t i = 0; i < told.layers.size(); ++i) {
+        ASSERT_EQ(told.layers[i].formats.size(), options.formats.size());
+        mean +=
+            std::log(told.layers[i].formats[f].kl / measured.layers[i].formats[f].kl) /
+            static_cast<double>(told.layers.size());
+      }
+      EXPECT_NEAR(mean, 0, 0.15);
+      EXPECT_GT(agreement(told, measured, f), 0.97);
+    }
   }
 }
 
