@@ -6,9 +6,12 @@ if(CCACHE)
     ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${CCACHE})
 endif()
 
-add_compile_options(-Wall -Wextra -Wno-unused-parameter -Wno-psabi)
+# Not for nvcc, which has warnings of its own.
+foreach(option -Wall -Wextra -Wno-unused-parameter -Wno-psabi)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:${option}>)
+endforeach()
 if(CMAKE_BUILD_TYPE STREQUAL "Release")
-  add_compile_options(-O2)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-O2>)
 endif()
 
 if(OPTIQ_SANITIZE)

@@ -6,8 +6,12 @@ find_package(fmt REQUIRED)
 
 # The MLX wheel, unpacked by scripts/setup. OpenBLAS stands before it on the link
 # line, so that its cblas_sgemm is the one that MLX's own operations call.
-set(OPTIQ_MLX_ROOT ${PROJECT_SOURCE_DIR}/.deps/python/mlx CACHE PATH "The MLX wheel")
-find_package(MLX CONFIG REQUIRED PATHS ${OPTIQ_MLX_ROOT} NO_DEFAULT_PATH)
+if(OPTIQ_CUDA)
+  include(cuda)
+else()
+  set(OPTIQ_MLX_ROOT ${PROJECT_SOURCE_DIR}/.deps/python/mlx CACHE PATH "The MLX wheel")
+  find_package(MLX CONFIG REQUIRED PATHS ${OPTIQ_MLX_ROOT} NO_DEFAULT_PATH)
+endif()
 add_library(optiq_mlx INTERFACE)
 if(NOT APPLE)
   find_library(OPENBLAS_LIBRARY openblas REQUIRED)

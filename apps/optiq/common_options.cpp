@@ -1,6 +1,7 @@
 #include "common_options.h"
 
 #include <fmt/format.h>
+#include <cstdlib>
 
 #include "command.h"
 #include "mlx/device.h"
@@ -71,6 +72,8 @@ void apply_device_options(const CommonOptions& options) {
   if (!mx::is_available(device))
     throw ResourceError(
         "--device gpu: no GPU is usable from this build; see 'optiq info'");
+  // MLX reads it once. Products in TensorFloat-32 keep 10 bits of what is float32.
+  if (options.device == "gpu") setenv("MLX_ENABLE_TF32", "0", /*replace=*/0);
   mx::set_default_device(device);
   if (options.threads > 0) set_thread_count(options.threads);
   mx::random::seed(options.seed);

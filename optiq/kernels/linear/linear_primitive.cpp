@@ -2,15 +2,23 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+#include <span>
 #include <stdexcept>
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "optiq/base/error.h"
 #include "optiq/kernels/embedding/embedding_primitive.h"
 #include "optiq/kernels/glu/glu_primitive.h"
 #include "optiq/kernels/linear/linear.h"
 #include "optiq/kernels/linear/weight_primitive.h"
 #include "optiq/kernels/linear_backward/linear_backward.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/cuda_primitive.h"
+#include "optiq/kernels/linear/linear_cuda.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -27,14 +35,20 @@ class LinearBase : public FusedPrimitive {
  protected:
   // The products of evaluated inputs, their destinations left open.
   std::vector<Product> products(const Arrays& inputs) {
-    const auto in_rows = [&](const mx::array& x) { return contiguous(x); };
+    return products(
+        inputs, [&](const mx::array& x) { return contiguous(x); }, host_address);
+  }
+
+  template <class InRows>
+  std::vector<Product> products(const Arrays& inputs, InRows&& in_rows,
+                                Address address) {
     std::vector<Product> all;
     for (const WeightSlots& w : weights_) {
       Product product;
-      product.w = view_of(inputs, w, in_rows);
+      product.w = view_of(inputs, w, in_rows, address);
       if (w.bias >= 0) {
         const mx::array bias = in_rows(inputs[static_cast<std::size_t>(w.bias)]);
-        product.bias = bias.data<char>();
+        product.bias = address(bias);
         product.bias_type = float_type_of(bias.dtype());
       }
       all.push_back(product);
@@ -96,6 +110,21 @@ Arrays scale_gradients(const mx::array& x, const mx::array& dy, const mx::array&
     return mx::astype(mx::sum(mx::reshape(a, groups), -1), scales.dtype());
   };
   return {by_group(dw * values), by_group(dw)};
+}
+
+constexpr int kMostCudaRows =
+    64;  // beyond, a product with dequantized weights is faster
+
+// True where a kernel of ours takes the products. On a GPU, those of few rows with
+// quantized weights; more rows, and dense weights, are cuBLAS's.
+bool has_kernel(const mx::array& x, std::span<const WeightSlots> weights) {
+  if (runs_on_cpu()) return true;
+#ifdef OPTIQ_CUDA
+  return x.shape(0) <= kMostCudaRows &&
+         std::ranges::all_of(weights, &WeightSlots::quantized);
+#else
+  return false;
+#endif
 }
 
 class Linear : public LinearBase {
@@ -165,6 +194,30 @@ class Linear : public LinearBase {
       linear(x, M, K, all.data(), static_cast<int>(all.size()), activation);
     });
   }
+
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    const auto in_rows = [](const mx::array& x) {
+      OPTIQ_CHECK(x.flags().row_contiguous, "kernels read rows that lie one by one");
+      return x;
+    };
+    const mx::array x = in_rows(inputs[0]);
+    const int M = x.shape(0), K = x.shape(1);
+    CudaCall call(stream(), inputs, outputs);
+    std::vector<Product> all = products(inputs, in_rows, [](const mx::array& w) {
+      return static_cast<const void*>(CudaCall::data<char>(w));
+    });
+    if (inputs.size() > 1 + arrays_of_weights())
+      all[0].residual = CudaCall::data<float>(in_rows(inputs.back()));
+    void* scratch = call.scratch(cuda::scratch_bytes(M, K, activation_));
+    for (mx::array& out : outputs) allocate(out);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      all[i].y = CudaCall::data<float>(outputs[i]);
+      cuda::linear(CudaCall::data<float>(x), M, K, all[i], activation_, scratch,
+                   call.launcher());
+    }
+  }
+#endif
 };
 
 class Glu : public LinearBase {
@@ -210,20 +263,31 @@ void check_input(const mx::array& x, const LinearWeight& w) {
         w.input_dim(), x.ndim(), x.ndim() ? x.shape(-1) : 0));
 }
 
-// Gradients on the CPU go through the dequantized weight, so that OpenBLAS does the
-// product.
-mx::array fallback_linear(const mx::array& x, const Arrays& in, const WeightSlots& w) {
-  if (!w.quantized() || !runs_on_cpu()) return plain_linear(x, in, w);
+// Through the dequantized weight, so that BLAS does the product; on a GPU in half
+// precision unless activations are to stay exact.
+mx::array fallback_linear(const mx::array& x, const Arrays& in, const WeightSlots& w,
+                          Activation activation) {
+  const bool in_half = !runs_on_cpu() && activation == Activation::kInt8;
+  const mx::Dtype type = in_half ? mx::bfloat16 : mx::float32;
   const auto at = [&](int slot) { return in[static_cast<std::size_t>(slot)]; };
-  LinearWeight weight{at(w.weight), at(w.scales), std::nullopt, std::nullopt, w.spec};
-  if (w.biases >= 0) weight.biases = at(w.biases);
-  mx::array y = mx::matmul(x, mx::transpose(dequantized(weight)));
-  if (w.bias >= 0) y = y + mx::astype(at(w.bias), mx::float32);
+  LinearWeight by_kernel{at(w.weight), std::nullopt, std::nullopt, std::nullopt,
+                         w.spec};
+  if (w.scales >= 0) by_kernel.scales = at(w.scales);
+  if (w.biases >= 0) by_kernel.biases = at(w.biases);
+  const mx::array weight =
+      runs_on_cpu() ? dequantized(by_kernel) : plain_dequantized(in, w, type);
+  const auto as = [](const mx::array& a, mx::Dtype t) {
+    return a.dtype() == t ? a : mx::astype(a, t);
+  };
+  mx::array y = as(mx::matmul(as(x, type), mx::transpose(weight)), mx::float32);
+  if (w.bias >= 0) y = y + as(at(w.bias), mx::float32);
   return y;
 }
 
+// In rows where a kernel cannot copy them there.
 mx::array as_float(const mx::array& x) {
-  return x.dtype() == mx::float32 ? x : mx::astype(x, mx::float32);
+  const mx::array y = x.dtype() == mx::float32 ? x : mx::astype(x, mx::float32);
+  return runs_on_cpu() ? y : mx::contiguous(y);
 }
 
 }  // namespace
@@ -240,12 +304,12 @@ mx::array linear(const mx::array& x, const LinearWeight& w,
           "[linear] expected a residual of shape [{}, {}]", shape[0], shape[1]));
     inputs.push_back(as_float(*options.residual));
   }
-  Fallback fallback =
-      [slots, residual = options.residual.has_value()](const Arrays& in) -> Arrays {
-    const mx::array y = fallback_linear(in[0], in, slots[0]);
+  Fallback fallback = [slots, residual = options.residual.has_value(),
+                       activation = options.activation](const Arrays& in) -> Arrays {
+    const mx::array y = fallback_linear(in[0], in, slots[0], activation);
     return {residual ? y + in.back() : y};
   };
-  if (!runs_on_cpu()) return fallback(inputs)[0];
+  if (!has_kernel(x, slots)) return fallback(inputs)[0];
   return mx::array(shape, mx::float32,
                    std::make_shared<Linear>("Linear", std::move(fallback), slots,
                                             options.activation),
@@ -263,12 +327,13 @@ std::vector<mx::array> linear_group(const mx::array& x,
     slots.push_back(append_weight(w, inputs));
     shapes.push_back({x.shape(0), w.output_dim()});
   }
-  Fallback fallback = [slots](const Arrays& in) -> Arrays {
+  Fallback fallback = [slots, activation](const Arrays& in) -> Arrays {
     Arrays all;
-    for (const WeightSlots& w : slots) all.push_back(fallback_linear(in[0], in, w));
+    for (const WeightSlots& w : slots)
+      all.push_back(fallback_linear(in[0], in, w, activation));
     return all;
   };
-  if (!runs_on_cpu()) return fallback(inputs);
+  if (!has_kernel(x, slots)) return fallback(inputs);
   return mx::array::make_arrays(
       shapes, std::vector<mx::Dtype>(shapes.size(), mx::float32),
       std::make_shared<Linear>("LinearGroup", std::move(fallback), slots, activation),
@@ -285,11 +350,15 @@ mx::array glu(const mx::array& x, const LinearWeight& gate, const LinearWeight& 
                     gate.output_dim(), up.output_dim()));
   Arrays inputs{as_float(x)};
   const WeightSlots g = append_weight(gate, inputs), u = append_weight(up, inputs);
-  Fallback fallback = [g, u, f](const Arrays& in) -> Arrays {
-    return {plain_gate(fallback_linear(in[0], in, g), f) *
-            fallback_linear(in[0], in, u)};
+  Fallback fallback = [g, u, f, activation](const Arrays& in) -> Arrays {
+    return {plain_gate(fallback_linear(in[0], in, g, activation), f) *
+            fallback_linear(in[0], in, u, activation)};
   };
-  if (!runs_on_cpu()) return fallback(inputs)[0];
+  if (!runs_on_cpu()) {
+    if (!has_kernel(x, std::array{g, u})) return fallback(inputs)[0];
+    const Arrays halves = linear_group(x, std::array{gate, up}, activation);
+    return plain_gate(halves[0], f) * halves[1];
+  }
   return mx::array({x.shape(0), gate.output_dim()}, mx::float32,
                    std::make_shared<Glu>(std::move(fallback),
                                          std::vector<WeightSlots>{g, u}, activation, f),

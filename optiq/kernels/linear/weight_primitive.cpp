@@ -52,15 +52,6 @@ const mx::array* slot(const Arrays& inputs, int index) {
   return index < 0 ? nullptr : &inputs[static_cast<std::size_t>(index)];
 }
 
-// In float32 whatever the stored type, as the kernels compute.
-mx::array wide(const mx::array& a) {
-  return mx::issubdtype(a.dtype(), mx::floating) ? mx::astype(a, mx::float32) : a;
-}
-
-std::optional<mx::array> wide(const mx::array* a) {
-  return a ? std::optional<mx::array>(wide(*a)) : std::nullopt;
-}
-
 }  // namespace
 
 FloatType float_type_of(mx::Dtype type) {
@@ -97,16 +88,18 @@ WeightSlots append_weight(const LinearWeight& w, Arrays& inputs) {
   return slots;
 }
 
+const void* host_address(const mx::array& x) { return x.data<char>(); }
+
 MatrixView view_of(const mx::array& weight, const mx::array* scales,
-                   const mx::array* biases, const QuantSpec& spec) {
+                   const mx::array* biases, const QuantSpec& spec, Address address) {
   MatrixView view;
   view.N = weight.shape(0);
-  view.weight = weight.data<char>();
+  view.weight = address(weight);
   view.spec = spec;
   if (scales) {
     view.K = weight.shape(1) * 32 / spec.bits;
-    view.scales = scales->data<char>();
-    view.biases = biases ? biases->data<char>() : nullptr;
+    view.scales = address(*scales);
+    view.biases = biases ? address(*biases) : nullptr;
     if (biases) view.type = float_type_of(scales->dtype());
   } else {
     view.K = weight.shape(1);
@@ -115,26 +108,18 @@ MatrixView view_of(const mx::array& weight, const mx::array* scales,
   return view;
 }
 
-mx::array plain_dequantized(const Arrays& inputs, const WeightSlots& slots) {
+mx::array plain_dequantized(const Arrays& inputs, const WeightSlots& slots,
+                            mx::Dtype type) {
   const mx::array& weight = *slot(inputs, slots.weight);
-  if (!slots.quantized()) return wide(weight);
-  return mx::dequantize(weight, wide(*slot(inputs, slots.scales)),
-                        wide(slot(inputs, slots.biases)), slots.spec.group_size,
-                        slots.spec.bits, name(slots.spec.mode), std::nullopt,
-                        mx::float32);
-}
-
-mx::array plain_linear(const mx::array& x, const Arrays& inputs,
-                       const WeightSlots& slots) {
-  const mx::array& weight = *slot(inputs, slots.weight);
-  mx::array y = slots.quantized()
-                    ? mx::quantized_matmul(x, weight, wide(*slot(inputs, slots.scales)),
-                                           wide(slot(inputs, slots.biases)), true,
-                                           slots.spec.group_size, slots.spec.bits,
-                                           name(slots.spec.mode))
-                    : mx::matmul(x, mx::transpose(wide(weight)));
-  if (slots.bias >= 0) y = y + wide(*slot(inputs, slots.bias));
-  return y;
+  if (!slots.quantized()) return mx::astype(weight, type);
+  const auto in_type = [&](const mx::array& a) {
+    return mx::issubdtype(a.dtype(), mx::floating) ? mx::astype(a, type) : a;
+  };
+  std::optional<mx::array> biases;
+  if (slots.biases >= 0) biases = in_type(*slot(inputs, slots.biases));
+  return mx::dequantize(weight, in_type(*slot(inputs, slots.scales)), biases,
+                        slots.spec.group_size, slots.spec.bits, name(slots.spec.mode),
+                        std::nullopt, type);
 }
 
 }  // namespace optiq::kernels

@@ -19,24 +19,29 @@ struct WeightSlots {
 /// Throws    std::invalid_argument if their shapes or types do not fit the format.
 WeightSlots append_weight(const LinearWeight& w, Arrays& inputs);
 
+/// Where an evaluated array lies: for the CPU, or on a device.
+using Address = const void* (*)(const mx::array&);
+const void* host_address(const mx::array& x);
+
 /// The matrix of arrays that have been evaluated and lie row after row.
 MatrixView view_of(const mx::array& weight, const mx::array* scales,
-                   const mx::array* biases, const QuantSpec& spec);
+                   const mx::array* biases, const QuantSpec& spec,
+                   Address address = host_address);
 
 /// The matrix of a weight among the inputs of a primitive under evaluation;
 /// `contiguous` is the primitive's.
 template <class Contiguous>
-MatrixView view_of(const Arrays& inputs, const WeightSlots& w,
-                   Contiguous&& contiguous) {
+MatrixView view_of(const Arrays& inputs, const WeightSlots& w, Contiguous&& contiguous,
+                   Address address = host_address) {
   const auto data = [&](int slot) {
     return contiguous(inputs[static_cast<std::size_t>(slot)]);
   };
   const mx::array weight = data(w.weight);
-  if (!w.quantized()) return view_of(weight, nullptr, nullptr, w.spec);
+  if (!w.quantized()) return view_of(weight, nullptr, nullptr, w.spec, address);
   const mx::array scales = data(w.scales);
-  if (w.biases < 0) return view_of(weight, &scales, nullptr, w.spec);
+  if (w.biases < 0) return view_of(weight, &scales, nullptr, w.spec, address);
   const mx::array biases = data(w.biases);
-  return view_of(weight, &scales, &biases, w.spec);
+  return view_of(weight, &scales, &biases, w.spec, address);
 }
 
 /// The kernels' name for a float type of MLX.
@@ -44,11 +49,8 @@ MatrixView view_of(const Arrays& inputs, const WeightSlots& w,
 /// Throws    std::invalid_argument for other types.
 FloatType float_type_of(mx::Dtype type);
 
-/// x W^T + bias in plain MLX operations.
-mx::array plain_linear(const mx::array& x, const Arrays& inputs,
-                       const WeightSlots& slots);
-
-/// The weight as float32 in plain MLX operations.
-mx::array plain_dequantized(const Arrays& inputs, const WeightSlots& slots);
+/// The weight as float32, or in another type, in plain MLX operations.
+mx::array plain_dequantized(const Arrays& inputs, const WeightSlots& slots,
+                            mx::Dtype type = mx::float32);
 
 }  // namespace optiq::kernels

@@ -1,0 +1,92 @@
+// linear_cuda_bench [BITS [GROUP]]: bytes a second of products with few rows, weights
+// from the device's memory each time, beside a copy's.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "optiq/kernels/cuda_testing.h"
+#include "optiq/kernels/linear/linear_cuda.h"
+
+namespace {
+
+using namespace optiq;
+using namespace optiq::kernels;
+using optiq::testing::check_cuda;
+using optiq::testing::DeviceBuffer;
+
+// Median of five, in seconds, of one call among 64.
+template <class F>
+double seconds(F&& call) {
+  cudaEvent_t begin, end;
+  check_cuda(cudaEventCreate(&begin), "event");
+  check_cuda(cudaEventCreate(&end), "event");
+  std::vector<double> times;
+  constexpr int kCalls = 64;
+  for (int i = 0; i < kCalls; ++i) call(i);
+  for (int round = 0; round < 5; ++round) {
+    cudaEventRecord(begin);
+    for (int i = 0; i < kCalls; ++i) call(i);
+    cudaEventRecord(end);
+    check_cuda(cudaEventSynchronize(end), "kernel");
+    float ms = 0;
+    cudaEventElapsedTime(&ms, begin, end);
+    times.push_back(1e-3 * ms / kCalls);
+  }
+  std::ranges::sort(times);
+  return times[2];
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const QuantSpec spec{QuantMode::kAffine, argc > 1 ? std::atoi(argv[1]) : 4,
+                       argc > 2 ? std::atoi(argv[2]) : 64};
+  constexpr std::size_t kMemory = 1 << 30;
+  DeviceBuffer<std::uint8_t> weights(nullptr, kMemory), scales(nullptr, kMemory / 4);
+  cudaMemset(weights.data(), 0x5a, weights.size());
+  cudaMemset(scales.data(), 0x3c, scales.size());
+  DeviceBuffer<float> x(nullptr, 32 * 16384), y(nullptr, 32 * 262144);
+  DeviceBuffer<std::uint8_t> scratch(nullptr, 32 << 20);
+  cudaMemset(x.data(), 0x3c, x.size() * 4);
+  for (int i = 0; i < 300; ++i)  // until the clock is up
+    cudaMemcpy(weights.data(), weights.data() + kMemory / 2, kMemory / 2,
+               cudaMemcpyDeviceToDevice);
+  const double copy = seconds([&](int) {
+    cudaMemcpyAsync(weights.data(), weights.data() + kMemory / 2, kMemory / 2,
+                    cudaMemcpyDeviceToDevice);
+  });
+  std::printf("copy %.0f GB/s read and written\n", kMemory / copy * 1e-9);
+  std::printf("%s, GB/s (us)\n%14s", describe(spec).c_str(), "N, K \\ rows");
+  const int rows[] = {1, 2, 4, 8, 16, 32};
+  for (int M : rows) std::printf("%14d", M);
+  std::printf("%14s\n", "1, exact");
+  const int shapes[][2] = {{1024, 4096},  {4096, 4096},  {6144, 4096},
+                           {12288, 4096}, {4096, 12288}, {151936, 4096}};
+  for (const auto& [N, K] : shapes) {
+    Product product;
+    product.w.N = N;
+    product.w.K = K;
+    product.w.type = FloatType::kBF16;
+    product.w.spec = spec;
+    product.y = y.data();
+    const std::size_t codes = std::size_t(N) * K * spec.bits / 8;
+    const std::size_t of_scales = std::size_t(N) * (K / spec.group_size) * 2;
+    const int copies = std::max<int>(1, kMemory / codes);
+    const auto line = [&](int M, Activation activation) {
+      const double t = seconds([&](int i) {
+        product.w.weight = weights.data() + i % copies * codes;
+        product.w.scales = scales.data() + i % 8 * of_scales;
+        product.w.biases = scales.data() + (i % 8 + 8) * of_scales;
+        if ((i % 8 + 9) * of_scales > scales.size())
+          product.w.scales = product.w.biases = scales.data();
+        cuda::linear(x.data(), M, K, product, activation, scratch.data(),
+                     testing::launch_now);
+      });
+      std::printf("%7.0f (%4.0f)", (codes + 2 * of_scales) / t * 1e-9, t * 1e6);
+    };
+    std::printf("%6d, %6d", N, K);
+    for (int M : rows) line(M, Activation::kInt8);
+    line(1, Activation::kExact);
+    std::printf("\n");
+  }
+}
