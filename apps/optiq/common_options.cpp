@@ -1,6 +1,7 @@
 #include "common_options.h"
 
 #include <fmt/format.h>
+
 #include <cstdlib>
 
 #include "command.h"

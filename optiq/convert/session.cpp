@@ -144,7 +144,7 @@ nlohmann::json Session::identity(const std::vector<QuantSpec>& formats,
           {"gradients", by_gradients_},
           {"seed", options.seed},
           {"compensated", by_gradients_ && options.compensates()},
-          {"version", 2}};
+          {"version", 3}};
 }
 
 }  // namespace optiq::convert

@@ -263,25 +263,33 @@ void check_input(const mx::array& x, const LinearWeight& w) {
         w.input_dim(), x.ndim(), x.ndim() ? x.shape(-1) : 0));
 }
 
-// Through the dequantized weight, so that BLAS does the product; on a GPU in half
+// x W^T. On the CPU through the dequantized weight, so that OpenBLAS does the product;
+// with CUDA too, where MLX's own product would be compiled for each shape, and in half
 // precision unless activations are to stay exact.
+mx::array fallback_product(const mx::array& x, const Arrays& in, const WeightSlots& w,
+                           Activation activation) {
+  const auto at = [&](int slot) { return in[static_cast<std::size_t>(slot)]; };
+  if (runs_on_cpu()) {
+    LinearWeight weight{at(w.weight), std::nullopt, std::nullopt, std::nullopt, w.spec};
+    if (w.scales >= 0) weight.scales = at(w.scales);
+    if (w.biases >= 0) weight.biases = at(w.biases);
+    return mx::matmul(x, mx::transpose(dequantized(weight)));
+  }
+#ifdef OPTIQ_CUDA
+  const mx::Dtype type = activation == Activation::kInt8 ? mx::bfloat16 : mx::float32;
+  return mx::astype(
+      mx::matmul(mx::astype(x, type), mx::transpose(plain_dequantized(in, w, type))),
+      mx::float32);
+#else
+  return plain_linear(x, in, w);
+#endif
+}
+
 mx::array fallback_linear(const mx::array& x, const Arrays& in, const WeightSlots& w,
                           Activation activation) {
-  const bool in_half = !runs_on_cpu() && activation == Activation::kInt8;
-  const mx::Dtype type = in_half ? mx::bfloat16 : mx::float32;
-  const auto at = [&](int slot) { return in[static_cast<std::size_t>(slot)]; };
-  LinearWeight by_kernel{at(w.weight), std::nullopt, std::nullopt, std::nullopt,
-                         w.spec};
-  if (w.scales >= 0) by_kernel.scales = at(w.scales);
-  if (w.biases >= 0) by_kernel.biases = at(w.biases);
-  const mx::array weight =
-      runs_on_cpu() ? dequantized(by_kernel) : plain_dequantized(in, w, type);
-  const auto as = [](const mx::array& a, mx::Dtype t) {
-    return a.dtype() == t ? a : mx::astype(a, t);
-  };
-  mx::array y = as(mx::matmul(as(x, type), mx::transpose(weight)), mx::float32);
-  if (w.bias >= 0) y = y + as(at(w.bias), mx::float32);
-  return y;
+  const mx::array y = fallback_product(x, in, w, activation);
+  if (w.bias < 0) return y;
+  return y + mx::astype(in[static_cast<std::size_t>(w.bias)], mx::float32);
 }
 
 // In rows where a kernel cannot copy them there.

@@ -108,6 +108,20 @@ MatrixView view_of(const mx::array& weight, const mx::array* scales,
   return view;
 }
 
+mx::array plain_linear(const mx::array& x, const Arrays& inputs,
+                       const WeightSlots& slots) {
+  if (!slots.quantized())
+    return mx::matmul(x, mx::transpose(plain_dequantized(inputs, slots)));
+  const auto wide = [](const mx::array& a) {
+    return mx::issubdtype(a.dtype(), mx::floating) ? mx::astype(a, mx::float32) : a;
+  };
+  std::optional<mx::array> biases;
+  if (slots.biases >= 0) biases = wide(*slot(inputs, slots.biases));
+  return mx::quantized_matmul(
+      x, *slot(inputs, slots.weight), wide(*slot(inputs, slots.scales)), biases, true,
+      slots.spec.group_size, slots.spec.bits, name(slots.spec.mode));
+}
+
 mx::array plain_dequantized(const Arrays& inputs, const WeightSlots& slots,
                             mx::Dtype type) {
   const mx::array& weight = *slot(inputs, slots.weight);

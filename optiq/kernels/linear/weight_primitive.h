@@ -49,6 +49,10 @@ MatrixView view_of(const Arrays& inputs, const WeightSlots& w, Contiguous&& cont
 /// Throws    std::invalid_argument for other types.
 FloatType float_type_of(mx::Dtype type);
 
+/// x W^T in plain MLX operations.
+mx::array plain_linear(const mx::array& x, const Arrays& inputs,
+                       const WeightSlots& slots);
+
 /// The weight as float32, or in another type, in plain MLX operations.
 mx::array plain_dequantized(const Arrays& inputs, const WeightSlots& slots,
                             mx::Dtype type = mx::float32);
