@@ -29,8 +29,8 @@ enum class ReferenceChoice { kAuto, kBf16, kUniform4Bit };
 
 /// How divergences are measured.
 ///   kExact     each matrix alone at each width, by forward calls
-///   kGradient  one pass back through the model, and one measurement a layer
-///              (sensitivity/gradient_costs.h)
+///   kGradient  one pass back through the model, and one measurement of each layer
+///              with experts (sensitivity/gradient_costs.h)
 ///   kAuto      by gradients
 enum class Measuring { kAuto, kExact, kGradient };
 

@@ -6,7 +6,7 @@
 // but for its float32 sums, and a group's sum is scaled once:
 //     y += s (scale sum(code xh) + bias sum(xh)),   xh = hi + lo.
 // Whole numbers come by writing a code into the mantissa of 64 (of 1024 for 8 bits);
-// the bias takes those back.
+// the bias takes those back, or, with hi and lo, a subtraction from each.
 //
 // In a step a warp takes 16 rows and 256 or 512 values of each; the warps of a block
 // share K. Steps go to eight slots in turn, each summed for itself, so that a result

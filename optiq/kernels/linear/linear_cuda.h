@@ -11,7 +11,7 @@ inline constexpr int kMostRows = 32;
 /// True for every quantized format; dense matrices are cuBLAS's.
 bool has_linear(const MatrixView& w);
 
-/// Memory that a call needs besides, for the rows of x as kernels read them.
+/// Bytes on the device that a call needs besides, for rows of x as kernels read them.
 std::size_t scratch_bytes(int M, int K, Activation activation);
 
 /// y = x W^T + bias + residual, all pointers of the device. A row's result depends
@@ -22,6 +22,8 @@ std::size_t scratch_bytes(int M, int K, Activation activation);
 ///
 /// Shapes    x [M, K]; W [N, K]; y [M, N]
 /// Requires  has_linear(product.w); scratch_bytes of scratch, 16 bytes aligned
+/// Throws    std::runtime_error where the device has no shared memory for it; what
+///           `launch` throws
 /// Cost      M <= kMostRows reads the weights once, bound by bytes; more rows go in
 ///           pieces of so many.
 void linear(const float* x, int M, int K, const Product& product, Activation activation,
