@@ -3,6 +3,7 @@
 //
 // OPTIQ_GOLDEN_DIR names another directory of fixtures, each a model with its
 // golden.safetensors; those of architectures that optiq does not have are passed over.
+// OPTIQ_GOLDEN_DEVICE=gpu computes on the GPU.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -93,6 +94,8 @@ std::vector<Fixture> fixtures() {
 class Golden : public ::testing::TestWithParam<Fixture> {
  protected:
   void SetUp() override {
+    const char* device = std::getenv("OPTIQ_GOLDEN_DEVICE");
+    if (device && std::string(device) == "gpu") mx::set_default_device(mx::Device::gpu);
     tensors_ = mx::load_safetensors((GetParam().golden / "golden.safetensors").string(),
                                     mx::Device::cpu)
                    .first;

@@ -7,7 +7,7 @@
 #include <stdexcept>
 
 #include "optiq/base/error.h"
-#include "optiq/base/memory.h"
+#include "optiq/kernels/fused_primitive.h"
 #include "optiq/kernels/kv_page/kv_transform.h"
 
 namespace optiq::cache {
@@ -73,14 +73,15 @@ std::vector<float> inverses(std::vector<float> values) {
   return values;
 }
 
-const float* pointer(const std::vector<float>& values) {
-  return values.empty() ? nullptr : values.data();
+const PageMemory& page_memory() {
+  const PageMemory* devices = kernels::runs_on_cpu() ? nullptr : cuda_page_memory();
+  return devices ? *devices : host_page_memory();
 }
 
 }  // namespace
 
 KvCache::KvCache(std::vector<LayerShape> shapes, const CacheOptions& options)
-    : shapes_(std::move(shapes)) {
+    : memory_(page_memory()), shapes_(std::move(shapes)) {
   const auto entries = entries_of(shapes_, options.layers);
   const KvFormat in_float = kv_float(options.float_type);
   std::int64_t float_bytes = 0, coded_bytes = 0;
@@ -116,10 +117,10 @@ KvCache::KvCache(std::vector<LayerShape> shapes, const CacheOptions& options)
       layer->k_residual_signs =
           rotation_signs(shape.head_dim, kProjectionSeed ^ (options.seed + i));
     layer->transform = {
-        pointer(layer->k_signs),          pointer(layer->v_signs),
-        pointer(layer->channels.k_mean),  pointer(layer->k_residual_signs),
-        pointer(layer->channels.k_scale), pointer(layer->q_scale),
-        pointer(layer->channels.v_scale), pointer(layer->sum_scale)};
+        beside_pages(layer->k_signs),          beside_pages(layer->v_signs),
+        beside_pages(layer->channels.k_mean),  beside_pages(layer->k_residual_signs),
+        beside_pages(layer->channels.k_scale), beside_pages(layer->q_scale),
+        beside_pages(layer->channels.v_scale), beside_pages(layer->sum_scale)};
     coded = coded || k != in_float || v != in_float;
     layers_.back() = std::move(layer);
   }
@@ -129,7 +130,21 @@ KvCache::KvCache(std::vector<LayerShape> shapes, const CacheOptions& options)
   store_ = std::make_unique<PageStore>(
       std::vector<std::size_t>{static_cast<std::size_t>(float_bytes),
                                static_cast<std::size_t>(coded_bytes)},
-      options.budget_bytes > 0 ? options.budget_bytes : available_memory_bytes());
+      options.budget_bytes > 0 ? options.budget_bytes : memory_.available_bytes(),
+      memory_);
+}
+
+const float* KvCache::beside_pages(const std::vector<float>& values) {
+  if (values.empty()) return nullptr;
+  if (!memory_.is_devices()) return values.data();
+  const std::size_t bytes = values.size() * sizeof(float);
+  std::byte* copy = memory_.allocate(bytes);
+  if (copy == nullptr)
+    throw ResourceError("key-value cache: the device has no memory for its transforms");
+  copies_.emplace_back(
+      copy, [bytes, &memory = memory_](std::byte* at) { memory.free(at, bytes); });
+  memory_.copy(copy, reinterpret_cast<const std::byte*>(values.data()), bytes);
+  return reinterpret_cast<const float*>(copy);
 }
 
 std::int64_t KvCache::bytes(std::int64_t tokens) const {

@@ -29,7 +29,7 @@ struct LayerPages {
   std::vector<float> k_signs, v_signs, k_residual_signs;  // empty: not done
   ChannelTransform channels;
   std::vector<float> q_scale, sum_scale;  // one over those of keys and of values
-  KvTransform transform;                  // of all these
+  KvTransform transform;                  // of all these, where the pages lie
 };
 
 /// Threads   any.
@@ -66,10 +66,15 @@ class KvCache {
   std::int64_t bytes(std::int64_t tokens) const;
 
  private:
+  /// Values in the memory of pages; null of none.
+  const float* beside_pages(const std::vector<float>& values);
+
   std::int64_t coded_page_bytes() const {
     return static_cast<std::int64_t>(store_->page_bytes(1));
   }
 
+  const PageMemory& memory_;
+  std::vector<std::shared_ptr<std::byte>> copies_;  // what beside_pages made
   std::vector<LayerShape> shapes_;
   std::vector<std::unique_ptr<LayerPages>> layers_;
   int float_pages_ = 0;

@@ -1,6 +1,5 @@
 #include "optiq/cache/page_list.h"
 
-#include <cstring>
 #include <utility>
 
 #include "optiq/kernels/kv_page/kv_layout.h"
@@ -33,8 +32,8 @@ void PageList::prepare(int begin, int end) {
     if (page < size() && !table.pages[at].is_shared()) continue;
     fresh.emplace_back(page, table.store->allocate(kind(page)));
     if (page < size())
-      std::memcpy(fresh.back().second.data(), table.data[at],
-                  table.store->page_bytes(kind(page)));
+      table.store->memory().copy(fresh.back().second.data(), table.data[at],
+                                 table.store->page_bytes(kind(page)));
   }
   table.pages.reserve(table.pages.size() + fresh.size());
   table.data.reserve(table.data.size() + fresh.size());

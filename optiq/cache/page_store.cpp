@@ -1,10 +1,8 @@
 #include "optiq/cache/page_store.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "optiq/base/error.h"
@@ -23,13 +21,15 @@ struct PageRef::Page {
 struct PageStore::Slab {
   Slab(std::uint64_t number_, int kind_, std::size_t page_bytes, std::size_t n_pages,
        PageStore* store)
-      : number(number_), kind(kind_), bytes(page_bytes * n_pages), pages(n_pages) {
-    void* mapped = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED)
+      : number(number_),
+        kind(kind_),
+        bytes(page_bytes * n_pages),
+        source(store->memory()),
+        memory(source.allocate(bytes)),
+        pages(n_pages) {
+    if (memory == nullptr)
       throw ResourceError(fmt::format("key-value cache: the system has no {} more",
                                       format_bytes(bytes)));
-    memory = static_cast<std::byte*>(mapped);
     for (std::size_t i = n_pages; i-- > 0;) {
       pages[i].data = memory + i * page_bytes;
       pages[i].store = store;
@@ -37,14 +37,15 @@ struct PageStore::Slab {
       free.push_back(&pages[i]);
     }
   }
-  ~Slab() { ::munmap(memory, bytes); }
+  ~Slab() { source.free(memory, bytes); }
   Slab(const Slab&) = delete;
   Slab& operator=(const Slab&) = delete;
 
   std::uint64_t number;
   int kind;
   std::size_t bytes;
-  std::byte* memory = nullptr;
+  const PageMemory& source;
+  std::byte* memory;
   std::vector<PageRef::Page> pages;
   std::vector<PageRef::Page*> free;  // the next one to hand out is the last
 };
@@ -67,8 +68,9 @@ Reservation::~Reservation() {
   if (store_ != nullptr) store_->unreserve(bytes_);
 }
 
-PageStore::PageStore(std::vector<std::size_t> page_bytes, std::uint64_t budget_bytes)
-    : budget_bytes_(budget_bytes) {
+PageStore::PageStore(std::vector<std::size_t> page_bytes, std::uint64_t budget_bytes,
+                     const PageMemory& memory)
+    : budget_bytes_(budget_bytes), memory_(memory) {
   for (const std::size_t bytes : page_bytes) {
     OPTIQ_CHECK(bytes % 64 == 0, "a page is a multiple of 64 bytes");
     kinds_.push_back({bytes, {}, {}});
@@ -112,8 +114,10 @@ PageRef PageStore::allocate(int kind_index) {
     use_.free_bytes -= kind.page_bytes;
     use_.used_bytes += kind.page_bytes;
   }
-  if (std::exchange(page->written, true)) std::memset(page->data, 0, kind.page_bytes);
-  return PageRef(page);
+  PageRef ref(page);
+  if (std::exchange(page->written, true) || !memory_.starts_zero())
+    memory_.zero(page->data, kind.page_bytes);
+  return ref;
 }
 
 void PageStore::add_hold(PageRef::Page& page) {

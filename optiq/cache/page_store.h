@@ -10,6 +10,8 @@
 #include <set>
 #include <vector>
 
+#include "optiq/kernels/kv_page/page_memory.h"
+
 namespace optiq::cache {
 
 class PageStore;
@@ -84,7 +86,8 @@ class Reservation {
 class PageStore {
  public:
   /// Requires  each size a multiple of 64
-  PageStore(std::vector<std::size_t> page_bytes, std::uint64_t budget_bytes);
+  PageStore(std::vector<std::size_t> page_bytes, std::uint64_t budget_bytes,
+            const PageMemory& memory = host_page_memory());
   ~PageStore();
   PageStore(const PageStore&) = delete;
   PageStore& operator=(const PageStore&) = delete;
@@ -99,6 +102,7 @@ class PageStore {
 
   PageStoreUse use() const;
   std::uint64_t budget_bytes() const { return budget_bytes_; }
+  const PageMemory& memory() const { return memory_; }
   std::size_t page_bytes(int kind) const {
     return kinds_[static_cast<std::size_t>(kind)].page_bytes;
   }
@@ -122,6 +126,7 @@ class PageStore {
   std::vector<Kind> kinds_;
   PageStoreUse use_;
   std::uint64_t budget_bytes_;
+  const PageMemory& memory_;
   std::uint64_t next_slab_ = 0;
 };
 

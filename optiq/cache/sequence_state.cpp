@@ -142,6 +142,7 @@ kernels::PagedKv SequenceState::pages(int i) const {
   pages.pages = pages_.data();
   pages.n_pages = pages_.size();
   pages.transform = &layer->transform;
+  pages.on_device = cache_->store().memory().is_devices();
   return {pages, pages_.owner()};
 }
 

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "mlx/transforms.h"
+#include "optiq/kernels/fused_primitive.h"
+#include "optiq/kernels/host_primitive.h"
 
 namespace optiq::generation {
 namespace {
@@ -25,11 +27,6 @@ bool all_known(const std::vector<const void*>& addresses) {
 // Tapes that are kept: steps of one token, and of a few lengths of drafts.
 constexpr std::size_t kTapes = 4;
 
-// A copy: the tape writes the next logits where the last ones lie.
-mx::array copy_of(const mx::array& x) {
-  return mx::array(x.data<float>(), x.shape(), x.dtype());
-}
-
 }  // namespace
 
 DecodeStep::DecodeStep(models::Model& model, kernels::Activation activation)
@@ -40,7 +37,7 @@ bool DecodeStep::Taped::is_for(const std::vector<cache::SequenceState*>& states,
                                const std::vector<models::AdapterPtr>& adapters) const {
   return batch.states == states && batch.adapters == adapters &&
          std::ranges::equal(batch.segments, rows, {}, &kernels::Segment::tokens) &&
-         addresses == addresses_of(states);
+         addresses == addresses_of(states) && models::can_continue(batch);
 }
 
 mx::array DecodeStep::operator()(const std::vector<cache::SequenceState*>& states,
@@ -52,10 +49,11 @@ mx::array DecodeStep::operator()(const std::vector<cache::SequenceState*>& state
   std::rotate(tapes_.begin(), found, found + 1);
   Taped& taped = tapes_.front();
   models::continue_batch(taped.batch);
-  std::ranges::copy(ids, taped.ids.data<int>());
+  kernels::overwrite(taped.ids, ids.data());
   taped.tape.replay();
   models::finish_batch(taped.batch);
-  return copy_of(taped.logits);
+  // A copy: the tape writes the next logits where the last ones lie.
+  return kernels::on_host(taped.logits);
 }
 
 mx::array DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
@@ -63,7 +61,8 @@ mx::array DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
                                const std::vector<models::AdapterPtr>& adapters) {
   // What was taped for other sequences, or where these had other memory, is of no use.
   std::erase_if(tapes_, [&](const Taped& tape) {
-    return tape.batch.states != states || tape.addresses != addresses_of(states);
+    return tape.batch.states != states || tape.addresses != addresses_of(states) ||
+           !models::can_continue(tape.batch);
   });
   const std::vector<const void*> before = addresses_of(states);
   Taped next{models::cached_batch(states, rows, activation_),
@@ -85,10 +84,11 @@ mx::array DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
   }
   models::finish_batch(next.batch);
   next.addresses = addresses_of(states);
-  if (!taping || next.addresses != before) return next.logits;
+  if (!taping || next.addresses != before)
+    return kernels::runs_on_cpu() ? next.logits : kernels::on_host(next.logits);
   if (tapes_.size() == kTapes) tapes_.pop_back();
   tapes_.insert(tapes_.begin(), std::move(next));
-  return copy_of(tapes_.front().logits);
+  return kernels::on_host(tapes_.front().logits);
 }
 
 }  // namespace optiq::generation

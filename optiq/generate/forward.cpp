@@ -1,6 +1,7 @@
 #include "optiq/generate/forward.h"
 
 #include "mlx/transforms.h"
+#include "optiq/kernels/fused_primitive.h"
 
 namespace optiq::generation {
 namespace {
@@ -12,7 +13,7 @@ constexpr int kManyRows = 64;
 
 mlx::core::array forward_layers(models::Model& model, const mlx::core::array& ids,
                                 const models::Batch& batch) {
-  const bool by_layer = ids.shape(0) >= kManyRows;
+  const bool by_layer = kernels::runs_on_cpu() && ids.shape(0) >= kManyRows;
   mlx::core::array x = model.embed(ids);
   for (int i = 0; i < model.n_layers(); ++i) {
     if (by_layer && i > 0) mlx::core::eval(x);

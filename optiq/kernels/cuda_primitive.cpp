@@ -2,12 +2,15 @@
 
 #include <cuda_runtime.h>
 
+#include <cstring>
 #include <utility>
 
 #include "mlx/allocator.h"
 #include "mlx/backend/cuda/device.h"
 #include "mlx/backend/cuda/utils.h"
 #include "optiq/base/error.h"
+#include "optiq/kernels/cuda_copy.h"
+#include "optiq/kernels/dispatch_tape.h"
 
 namespace optiq::kernels {
 namespace {
@@ -18,19 +21,157 @@ void check(cudaError_t error, const char* what) {
                         cudaGetErrorString(error));
 }
 
+// A stream for what does not go through MLX. Whoever uses it waits for it, and comes
+// after MLX's own work is done.
+cudaStream_t own_stream() {
+  static const cudaStream_t stream = [] {
+    cudaStream_t made;
+    check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "stream");
+    return made;
+  }();
+  return stream;
+}
+
+bool can_overlap() {
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device), "device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+        "compute capability");
+  return major >= 9;
+}
+
+// Taped launches, as a CUDA graph from the first replay on.
+class CudaTape : public DeviceTape {
+ public:
+  ~CudaTape() override {
+    if (graph_) cudaGraphExecDestroy(graph_);
+  }
+
+  void add(const void* symbol, const LaunchShape& shape, void** arguments) {
+    Launch launch{symbol, shape, {}};
+    std::size_t offset, size;
+    for (std::size_t i = 0;
+         cudaFuncGetParamInfo(symbol, i, &offset, &size) == cudaSuccess; ++i) {
+      const auto* from = static_cast<const std::byte*>(arguments[i]);
+      launch.arguments.emplace_back(from, from + size);
+    }
+    cudaGetLastError();  // of the parameter behind the last
+    launches_.push_back(std::move(launch));
+  }
+
+  void replay() override {
+    if (!graph_) capture();
+    check(cudaGraphLaunch(graph_, own_stream()), "graph launch");
+    check(cudaStreamSynchronize(own_stream()), "taped kernels");
+  }
+
+ private:
+  struct Launch {
+    const void* symbol;
+    LaunchShape shape;
+    std::vector<std::vector<std::byte>> arguments;
+  };
+
+  void capture() {
+    check(cudaStreamBeginCapture(own_stream(), cudaStreamCaptureModeThreadLocal),
+          "capture");
+    cudaError_t launched = cudaSuccess;
+    for (Launch& launch : launches_) {
+      std::vector<void*> arguments;
+      for (auto& argument : launch.arguments) arguments.push_back(argument.data());
+      const LaunchShape& s = launch.shape;
+      // Each kernel may start while the one before it ends (wait_for_inputs).
+      cudaLaunchAttribute overlap{};
+      overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      overlap.val.programmaticStreamSerializationAllowed = 1;
+      cudaLaunchConfig_t config{};
+      config.gridDim = dim3(s.grid_x, s.grid_y, s.grid_z);
+      config.blockDim = dim3(s.block_x);
+      config.dynamicSmemBytes = s.shared_bytes;
+      config.stream = own_stream();
+      config.attrs = &overlap;
+      config.numAttrs = can_overlap() ? 1 : 0;
+      launched = cudaLaunchKernelExC(&config, launch.symbol, arguments.data());
+      if (launched != cudaSuccess) break;
+    }
+    cudaGraph_t graph = nullptr;
+    const cudaError_t ended = cudaStreamEndCapture(own_stream(), &graph);
+    check(launched, "captured kernel");
+    check(ended, "end of capture");
+    const cudaError_t made = cudaGraphInstantiate(&graph_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(made, "graph");
+    launches_.clear();
+  }
+
+  std::vector<Launch> launches_;
+  cudaGraphExec_t graph_ = nullptr;
+};
+
+CudaTape& cuda_part(DispatchTape& tape) {
+  if (!tape.device()) tape.device() = std::make_shared<CudaTape>();
+  return static_cast<CudaTape&>(*tape.device());
+}
+
+// Memory that is fixed in place, for copies that do not stop at every page.
+class Staging {
+ public:
+  ~Staging() { cudaFreeHost(data_); }
+  void* of(std::size_t bytes) {
+    if (bytes > bytes_) {
+      cudaFreeHost(data_);
+      data_ = nullptr;
+      bytes_ = 0;
+      check(cudaMallocHost(&data_, bytes), "staging memory");
+      bytes_ = bytes;
+    }
+    return data_;
+  }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+Staging& staging() {
+  thread_local Staging memory;
+  return memory;
+}
+
 }  // namespace
 
 void* CudaCall::address(const mx::array& x) {
   return const_cast<void*>(static_cast<const void*>(mx::gpu_ptr<char>(x)));
 }
 
+mx::array CudaCall::temporary(const mx::Shape& shape, mx::Dtype type) {
+  mx::array memory(shape, type, nullptr, {});
+  memory.set_data(mx::allocator::malloc(memory.nbytes()));
+  mx::cu::get_command_encoder(stream_).add_temporary(memory);
+  if (DispatchTape* tape = TapeRecording::current())
+    tape->keep(memory.data_shared_ptr());
+  scratch_.push_back(memory);
+  return memory;
+}
+
 void* CudaCall::scratch(std::size_t bytes) {
   if (bytes == 0) return nullptr;
-  mx::array memory({static_cast<int>(bytes)}, mx::uint8, nullptr, {});
-  memory.set_data(mx::allocator::malloc(bytes));
-  mx::cu::get_command_encoder(stream_).add_temporary(memory);
-  scratch_.push_back(memory);
-  return address(memory);
+  // Of words, so that an array's length is enough for what there is memory for.
+  return address(temporary({static_cast<int>((bytes + 7) / 8)}, mx::uint64));
+}
+
+mx::array CudaCall::in_rows(const mx::array& x) {
+  if (x.flags().row_contiguous) return x;
+  OPTIQ_CHECK(x.ndim() <= cuda::kMostAxes, "an array of few axes");
+  mx::array copy = temporary(x.shape(), x.dtype());
+  cuda::Strided from{
+      address(x), static_cast<int>(x.ndim()), {}, {}, static_cast<int>(x.itemsize())};
+  for (int axis = 0; axis < from.n_axes; ++axis) {
+    from.shape[axis] = x.shape(axis);
+    from.strides[axis] = x.strides(axis);
+  }
+  cuda::copy_to_rows(from, address(copy), launcher());
+  return copy;
 }
 
 Launcher CudaCall::launcher() {
@@ -41,6 +182,7 @@ Launcher CudaCall::launcher() {
     // An output alone does not wait for what wrote it before.
     for (const Arrays* written : {&outputs_, &std::as_const(scratch_)})
       for (const mx::array& x : *written) {
+        if (!x.data_shared_ptr()) continue;  // an output that has no memory yet
         encoder.set_input_array(x);
         encoder.set_output_array(x);
       }
@@ -51,7 +193,27 @@ Launcher CudaCall::launcher() {
         reinterpret_cast<CUfunction>(function),
         dim3(shape.grid_x, shape.grid_y, shape.grid_z), dim3(shape.block_x),
         dim3(0, 0, 0), static_cast<std::uint32_t>(shape.shared_bytes), arguments);
+    if (DispatchTape* tape = TapeRecording::current())
+      cuda_part(*tape).add(symbol, shape, arguments);
   };
+}
+
+void cuda::write(const mx::array& to, const void* from) {
+  void* staged = staging().of(to.nbytes());
+  std::memcpy(staged, from, to.nbytes());
+  check(cudaMemcpyAsync(CudaCall::data<char>(to), staged, to.nbytes(),
+                        cudaMemcpyDefault, own_stream()),
+        "copy to the device");
+  check(cudaStreamSynchronize(own_stream()), "copy to the device");
+}
+
+void cuda::read(const mx::array& from, void* to) {
+  void* staged = staging().of(from.nbytes());
+  check(cudaMemcpyAsync(staged, CudaCall::data<char>(from), from.nbytes(),
+                        cudaMemcpyDefault, own_stream()),
+        "copy from the device");
+  check(cudaStreamSynchronize(own_stream()), "copy from the device");
+  std::memcpy(to, staged, from.nbytes());
 }
 
 }  // namespace optiq::kernels

@@ -1,4 +1,4 @@
-// The way of a fused operation's kernels into MLX's CUDA graph.
+// The way of a fused operation's kernels into MLX's CUDA graph, and onto a tape.
 #pragma once
 #include "optiq/kernels/cuda_launch.h"
 #include "optiq/kernels/fused_primitive.h"
@@ -16,10 +16,19 @@ class CudaCall {
 
   /// Where an array lies on the device.
   ///
-  /// Requires  rows one after another; of an output, memory
+  /// Requires  of an output, memory
   template <class T>
   static T* data(const mx::array& x) {
     return static_cast<T*>(address(x));
+  }
+
+  /// The array itself where its rows lie one after another, else a copy.
+  mx::array in_rows(const mx::array& x);
+
+  /// Where an array's values lie, one after another.
+  template <class T>
+  const T* values(const mx::array& x) {
+    return data<T>(in_rows(x));
   }
 
   /// Memory until the kernels are done.
@@ -29,6 +38,7 @@ class CudaCall {
 
  private:
   static void* address(const mx::array& x);
+  mx::array temporary(const mx::Shape& shape, mx::Dtype type);
 
   mx::Stream stream_;
   const Arrays& inputs_;
@@ -36,4 +46,12 @@ class CudaCall {
   Arrays scratch_;
 };
 
+namespace cuda {
+
+/// Copies between the host and where an evaluated array lies, whose memory stays on the
+/// device; done when they return.
+void write(const mx::array& to, const void* from);
+void read(const mx::array& from, void* to);
+
+}  // namespace cuda
 }  // namespace optiq::kernels

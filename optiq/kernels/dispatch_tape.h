@@ -7,6 +7,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "mlx/array.h"
@@ -14,6 +15,15 @@
 namespace optiq::kernels {
 
 namespace mx = mlx::core;
+
+/// What a device's kernels leave on a tape (cuda_primitive.h).
+class DeviceTape {
+ public:
+  virtual ~DeviceTape() = default;
+
+  /// Runs the kernels, and waits for them.
+  virtual void replay() = 0;
+};
 
 /// Kernels in the order they ran, and the memory that they write.
 ///
@@ -24,11 +34,21 @@ class DispatchTape {
   /// whatever now lies in the memory of their inputs.
   void replay() const {
     for (const auto& kernel : kernels_) kernel();
+    if (device_) device_->replay();
   }
+
+  /// Holds memory as long as the tape is there.
+  void keep(std::shared_ptr<mx::array::Data> memory) {
+    memory_.push_back(std::move(memory));
+  }
+
+  /// The device's part; null until a kernel of it has run.
+  std::shared_ptr<DeviceTape>& device() { return device_; }
 
  private:
   friend class FusedPrimitive;
   std::vector<std::function<void()>> kernels_;
+  std::shared_ptr<DeviceTape> device_;
   std::vector<std::shared_ptr<mx::array::Data>> memory_;
 };
 

@@ -78,8 +78,7 @@ mx::array FusedPrimitive::contiguous(const mx::array& x) {
 
 void FusedPrimitive::allocate(mx::array& out) {
   out.set_data(mx::allocator::malloc(out.nbytes()));
-  if (DispatchTape* tape = TapeRecording::current())
-    tape->memory_.push_back(out.data_shared_ptr());
+  if (DispatchTape* tape = TapeRecording::current()) tape->keep(out.data_shared_ptr());
 }
 
 bool FusedPrimitive::donate(const mx::array& in, mx::array& out) {
@@ -98,6 +97,14 @@ void FusedPrimitive::release_siblings(const Arrays& inputs, Arrays& outputs) {
 }
 
 bool runs_on_cpu() { return mx::default_device() == mx::Device::cpu; }
+
+bool runs_kernels() {
+#ifdef OPTIQ_CUDA
+  return true;
+#else
+  return runs_on_cpu();
+#endif
+}
 
 mx::Stream fused_stream() { return mx::default_stream(mx::default_device()); }
 

@@ -63,6 +63,10 @@ class FusedPrimitive : public mx::Primitive {
 /// True if a kernel for the CPU is to run: the default device is one.
 bool runs_on_cpu();
 
+/// True if kernels of ours run, on the CPU or on a CUDA device in builds for one; for
+/// operations that have both.
+bool runs_kernels();
+
 /// The stream that fused operations run in.
 mx::Stream fused_stream();
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "optiq/base/error.h"
+#include "optiq/kernels/fused_primitive.h"
+#include "optiq/kernels/host_primitive.h"
 
 namespace optiq::models {
 namespace {
@@ -12,6 +14,33 @@ mx::array positions_of(const std::vector<kernels::Segment>& segments) {
   for (const kernels::Segment& segment : segments)
     for (int i = 0; i < segment.tokens; ++i) positions.push_back(segment.cached + i);
   return mx::array(positions.begin(), {static_cast<int>(positions.size())}, mx::int32);
+}
+
+// Pages that a table has room for: contexts grow into it without another.
+int room_for(int pages) {
+  int room = 16;
+  while (room < pages) room *= 2;
+  return room;
+}
+
+// One table of all pages, for the layers to share.
+void set_table(Batch& batch) {
+  const auto first = std::ranges::find_if(
+      batch.paged, [](const auto& call) { return call != nullptr; });
+  if (kernels::runs_on_cpu() || first == batch.paged.end()) return;
+  const kernels::PagedCall& call = **first;
+  std::shared_ptr<kernels::PageTable> table = call.table;
+  if (table && kernels::fits(*table, call.segments)) {
+    kernels::rewrite_page_table(*table, call.segments, call.pages);
+    return;
+  }
+  int pages = 0;
+  for (const kernels::PagedKv& kv : call.pages)
+    pages = std::max(pages, kv.pages.n_pages);
+  table = std::make_shared<kernels::PageTable>(
+      kernels::make_page_table(call.segments, call.pages, room_for(pages)));
+  for (const auto& layer : batch.paged)
+    if (layer) layer->table = table;
 }
 
 }  // namespace
@@ -53,19 +82,30 @@ void continue_batch(Batch& batch) {
   // Tables that somebody holds are copied before they change.
   for (const auto& call : batch.paged)
     if (call) call->pages.clear();
-  int* position = batch.positions.data<int>();
+  std::vector<int> positions;
   for (std::size_t i = 0; i < batch.states.size(); ++i) {
     kernels::Segment& segment = batch.segments[i];
     segment.cached = batch.states[i]->length();
     batch.states[i]->prepare(segment.tokens);
-    for (int t = 0; t < segment.tokens; ++t) *position++ = segment.cached + t;
+    for (int t = 0; t < segment.tokens; ++t) positions.push_back(segment.cached + t);
   }
+  if (!positions.empty()) kernels::overwrite(batch.positions, positions.data());
   for (std::size_t layer = 0; layer < batch.paged.size(); ++layer)
     if (const auto& call = batch.paged[layer]) {
       call->segments = batch.segments;
       for (const cache::SequenceState* state : batch.states)
         call->pages.push_back(state->pages(static_cast<int>(layer)));
     }
+  set_table(batch);
+}
+
+bool can_continue(const Batch& batch) {
+  std::vector<kernels::Segment> next = batch.segments;
+  for (std::size_t i = 0; i < next.size(); ++i)
+    next[i].cached = batch.states[i]->length();
+  return std::ranges::all_of(batch.paged, [&](const auto& call) {
+    return !call || !call->table || kernels::fits(*call->table, next);
+  });
 }
 
 void finish_batch(const Batch& batch) {

@@ -43,6 +43,9 @@ Batch uncached_batch(const std::vector<int>& lengths, kernels::Activation activa
 Batch cached_batch(const std::vector<cache::SequenceState*>& states,
                    const std::vector<int>& tokens, kernels::Activation activation);
 
+/// True if continue_batch could keep what taped kernels have read where.
+bool can_continue(const Batch& batch);
+
 /// Counts the rows of the batch in its states.
 void finish_batch(const Batch& batch);
 

@@ -2,14 +2,21 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
+#include "optiq/base/error.h"
 #include "optiq/kernels/attention/attention.h"
 #include "optiq/kernels/attention/attention_backward.h"
 #include "optiq/kernels/attention/attention_fallback.h"
 #include "optiq/kernels/fused_primitive.h"
 #include "optiq/kernels/kv_page/kv_page.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/attention/attention_cuda.h"
+#include "optiq/kernels/cuda_primitive.h"
+#include "optiq/kernels/dispatch_tape.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -168,8 +175,38 @@ class Attention : public AttentionBase {
   }
 };
 
+#ifdef OPTIQ_CUDA
+// A layer's pages as the device's kernels see them.
+cuda::PageForm form_of(const KvPages& pages) {
+  const KvLayout& coded =
+      pages.coded_layout ? *pages.coded_layout : *pages.float_layout;
+  return {pages.float_layout ? *pages.float_layout : coded,
+          coded,
+          pages.float_offset,
+          pages.coded_offset,
+          pages.coded_layout ? pages.float_pages : pages.n_pages,
+          pages.transform ? *pages.transform : KvTransform{}};
+}
+
+// True if all sequences have one form of pages, in the device's memory.
+bool has_device_pages(const PagedCall& call) {
+  if (call.pages.empty()) return false;
+  const KvPages& first = call.pages[0].pages;
+  return std::ranges::all_of(call.pages,
+                             [&](const PagedKv& kv) {
+                               const KvPages& p = kv.pages;
+                               return p.on_device &&
+                                      p.float_layout == first.float_layout &&
+                                      p.coded_layout == first.coded_layout &&
+                                      p.float_pages == first.float_pages &&
+                                      p.transform == first.transform;
+                             }) &&
+         cuda::has_pages(form_of(first));
+}
+#endif
+
 // With n_kv_heads > 0, k and v are in the pages already: q stands in their places among
-// the inputs.
+// the inputs. The last input is the table, where a CUDA device's kernels run.
 class PagedAttention : public AttentionBase {
  public:
   PagedAttention(Fallback fallback, Settings settings,
@@ -197,6 +234,50 @@ class PagedAttention : public AttentionBase {
           run(args, segments);
         });
   }
+
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    CudaCall call(stream(), inputs, outputs);
+    const auto heads = [](const mx::array& x) -> cuda::HeadRows {
+      OPTIQ_CHECK(x.shape(2) == 1 || x.strides(2) == 1, "heads that lie in one piece");
+      return {CudaCall::data<float>(x), x.strides(0), x.strides(1)};
+    };
+    const PageTable& table = *call_->table;
+    const auto* rows = CudaCall::data<cuda::PagedRows>(inputs.back());
+    cuda::PagedAttentionArgs args{
+        form_of(call_->pages[0].pages),
+        {rows, reinterpret_cast<std::byte* const*>(rows + table.sequences),
+         table.sequences},
+        heads(inputs[0]),
+        settings_.has_gate ? heads(inputs[3]) : cuda::HeadRows{},
+        nullptr,
+        inputs[0].shape(0),
+        inputs[0].shape(1),
+        settings_.scale,
+        settings_.window,
+        settings_.causal,
+        settings_.activation,
+        0,
+        0,
+        false,
+        false};
+    for (const Segment& s : call_->segments) {
+      if (s.tokens == 0) continue;
+      args.most_tokens = std::max(args.most_tokens, s.tokens);
+      args.most_keys = std::max(args.most_keys, s.cached + s.tokens);
+      (s.tokens > cuda::kFewTokens ? args.some_many : args.some_few) = true;
+    }
+    // A taped call meets longer contexts later.
+    if (TapeRecording::current()) args.most_keys = table.room * kPageTokens;
+    if (n_kv_heads_ == 0)
+      cuda::append_to_pages(args.form, args.batch, args.rows, heads(inputs[1]),
+                            heads(inputs[2]), call.launcher());
+    allocate(outputs[0]);
+    args.y = CudaCall::data<float>(outputs[0]);
+    void* scratch = call.scratch(cuda::attention_scratch_bytes(args));
+    cuda::attention(args, scratch, call.launcher());
+  }
+#endif
 
  private:
   static KvRows kv_rows(const mx::array& k, const mx::array& v) {
@@ -285,6 +366,26 @@ void check_pages(const PagedCall& call, int n_kv_heads, int head_dim) {
     check_pages(call.pages[i].pages, call.segments[i], n_kv_heads, head_dim);
 }
 
+// With the table that kernels of a CUDA device want.
+std::shared_ptr<const PagedCall> with_table(std::shared_ptr<const PagedCall> call) {
+  if (call->table) return call;
+  auto made = std::make_shared<PagedCall>(*call);
+  made->table =
+      std::make_shared<PageTable>(make_page_table(call->segments, call->pages));
+  return made;
+}
+
+// True where kernels of ours run over these pages.
+bool has_kernel(const PagedCall& call) {
+  if (runs_on_cpu()) return true;
+#ifdef OPTIQ_CUDA
+  return has_device_pages(call);
+#else
+  static_cast<void>(call);
+  return false;
+#endif
+}
+
 Settings settings_of(std::span<const Segment> segments,
                      const AttentionOptions& options) {
   return {{segments.begin(), segments.end()},
@@ -335,7 +436,11 @@ mx::array paged_attention(const mx::array& q, const mx::array& k, const mx::arra
     return paged_fallback(in, call->segments, call->pages, s.scale, s.window, s.causal,
                           s.has_gate);
   };
-  if (!runs_on_cpu()) return fallback(inputs)[0];
+  if (!has_kernel(*call)) return fallback(inputs)[0];
+  if (!runs_on_cpu()) {
+    call = with_table(std::move(call));
+    inputs.push_back(call->table->words);
+  }
   return mx::array(q.shape(), mx::float32,
                    std::make_shared<PagedAttention>(
                        std::move(fallback), std::move(settings), std::move(call)),
@@ -350,9 +455,13 @@ mx::array attention_over_pages(const mx::array& q,
   if (n_kv_heads < 1 || q.shape(1) % n_kv_heads != 0)
     refuse(fmt::format("q {} does not go with {} heads of keys", text(q), n_kv_heads));
   check_pages(*call, n_kv_heads, q.shape(2));
-  if (!runs_on_cpu()) refuse("pages of another layer are read on the CPU only");
+  if (!has_kernel(*call)) refuse("a GPU reads no such pages of another layer");
   Arrays inputs{q, q, q};
   if (options.gate) inputs.push_back(*options.gate);
+  if (!runs_on_cpu()) {
+    call = with_table(std::move(call));
+    inputs.push_back(call->table->words);
+  }
   Fallback no_gradient = [](const Arrays&) -> Arrays {
     refuse("pages of another layer have no gradient");
   };

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "mlx/array.h"
-#include "optiq/kernels/kv_page/kv_layout.h"
+#include "optiq/kernels/attention/page_table_primitive.h"
 #include "optiq/kernels/linear/activation.h"
 #include "optiq/kernels/segment.h"
 
@@ -30,17 +30,13 @@ struct AttentionOptions {
 mx::array attention(const mx::array& q, const mx::array& k, const mx::array& v,
                     std::span<const Segment> segments, const AttentionOptions& options);
 
-/// The pages of one sequence, and what keeps them, their table and layouts alive.
-struct PagedKv {
-  KvPages pages;
-  std::shared_ptr<const void> owner;
-};
-
 /// What one call over pages meets. It is looked up when the kernel runs, so a taped
 /// call (dispatch_tape.h) is replayed on what it says then.
 struct PagedCall {
   std::vector<Segment> segments;
   std::vector<PagedKv> pages;  // one a segment
+  // For kernels of a CUDA device, the same for all layers; null: made where needed.
+  std::shared_ptr<PageTable> table{};
 };
 
 /// The same over pages: k and v are first appended behind the `cached` tokens of each

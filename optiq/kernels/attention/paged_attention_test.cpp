@@ -4,10 +4,9 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "optiq/base/parallel.h"
-#include "optiq/kernels/attention/attention.h"
 #include "optiq/kernels/attention/attention_fallback.h"
 #include "optiq/kernels/attention/attention_primitive.h"
-#include "optiq/kernels/kv_page/testing.h"
+#include "optiq/kernels/attention/paged_testing.h"
 
 namespace optiq::kernels {
 namespace {
@@ -15,116 +14,7 @@ namespace {
 namespace mx = mlx::core;
 using namespace optiq::testing;
 
-struct Shape {
-  int n_heads, n_kv_heads, dim;
-};
-
-KvKindOfLayer both(const KvFormat& format) {
-  return {format, format, is_rotated(format), /*centred=*/true, /*scaled=*/true};
-}
-
-// Keys and values apart, some of them in float.
-std::vector<KvKindOfLayer> mixed_kinds() {
-  return {{kv_format("affine", 8, 64), kv_format("turbo", 4, 0), true, true},
-          {kv_format("turbo", 3, 0), kv_format("affine", 4, 32)},
-          {kv_float(FloatType::kF16), kv_format("affine", 4, 128)},
-          {kv_format("affine", 6, 32), kv_float(FloatType::kBF16), true, false}};
-}
-
-std::vector<KvKindOfLayer> every_kind() {
-  std::vector<KvKindOfLayer> all = mixed_kinds();
-  for (const KvFormat& format : all_kv_formats()) all.push_back(both(format));
-  return all;
-}
-
-std::string describe(const KvKindOfLayer& kind) {
-  return optiq::describe(kind.k) + " / " + optiq::describe(kind.v);
-}
-
-// One call over pages that are filled; what lies behind the last token is NaN.
-class Problem {
- public:
-  Problem(const Shape& shape, const std::vector<Segment>& segments,
-          const KvKindOfLayer& kind, int float_pages = 0)
-      : shape(shape) {
-    int rows = 0;
-    std::uint32_t seed = 20;
-    for (const Segment& s : segments) {
-      const int keys = s.cached + s.tokens;
-      data.emplace_back(keys, shape.n_kv_heads, shape.dim, seed += 10);
-      sequences.push_back(std::make_unique<PagedSequence>(
-          shape.n_kv_heads, shape.dim, kind, float_pages, keys, data.back().mean));
-      sequences.back()->append(data.back(), 0, keys);
-      list.push_back({s.tokens, s.cached, {}, &sequences.back()->pages});
-      rows += s.tokens;
-    }
-    const auto n = static_cast<std::size_t>(rows * shape.n_heads * shape.dim);
-    q = random_floats(n, 1);
-    gate = random_floats(n, 2);
-    y.resize(n);
-    args.q = q.data();
-    args.q_row_stride = args.gate_row_stride = shape.n_heads * shape.dim;
-    args.q_head_stride = args.gate_head_stride = shape.dim;
-    args.y = y.data();
-    args.segments = list.data();
-    args.n_segments = static_cast<int>(list.size());
-    args.n_heads = shape.n_heads;
-    args.n_kv_heads = shape.n_kv_heads;
-    args.head_dim = shape.dim;
-    args.scale = static_cast<float>(1 / std::sqrt(shape.dim));
-    args.causal = true;
-  }
-
-  std::vector<float> run(Activation activation) {
-    args.activation = activation;
-    std::ranges::fill(y, -77.0f);
-    attention(args);
-    return y;
-  }
-
-  // The definition in double, over the pages as they are.
-  std::vector<float> expected() {
-    force_simd_target(SimdTarget::kScalar);
-    auto result = run(Activation::kExact);
-    force_simd_target(std::nullopt);
-    return result;
-  }
-
-  // As in attention_test.cpp, where it is derived; |x| < 5 and, with their means, keys
-  // below 8.
-  double exact_tolerance() const {
-    const double u = kFloatEpsilon / 2, dim = shape.dim;
-    int keys = 0;
-    for (const AttentionSegment& s : list) keys = std::max(keys, s.cached + s.tokens);
-    return 5 * (2 * u * dim * args.scale * 2 * dim + u * (keys + 20));
-  }
-
-  // Rounding a query moves each value by at most half a step, uniformly: by step /
-  // sqrt(12), step at most 4.5 / 127 for normals, so a score with |k|^2 = 2 dim by
-  // scale step sqrt(2 dim / 12), which moves y by that times the spread of values, 1.
-  // Rounding weights moves each by at most half a step of 1 / 127 in the mean square,
-  // 64 of them in a block, values off their middle by 1 (affine: by less than 2).
-  double rounding_rms() const {
-    const double score = args.scale * 4.5 / 127 * std::sqrt(2.0 * shape.dim / 12);
-    return score + 2 * 8.0 / (2 * 127);
-  }
-
-  Shape shape;
-  std::vector<KvData> data;
-  std::vector<std::unique_ptr<PagedSequence>> sequences;
-  std::vector<AttentionSegment> list;
-  std::vector<float> q, gate, y;
-  AttentionArgs args{};
-};
-
-double rms_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i)
-    sum += std::pow(static_cast<double>(a[i]) - b[i], 2);
-  return std::sqrt(sum / static_cast<double>(a.size()));
-}
-
-void expect_agreement(Problem& problem) {
+void expect_agreement(PagedProblem& problem) {
   const auto expected = problem.expected();
   std::vector<float> first;
   for_each_simd_target([&] {
@@ -145,7 +35,7 @@ void expect_agreement(Problem& problem) {
 TEST(PagedAttention, EveryTargetAgreesWithTheReferenceForEveryFormat) {
   for (const KvKindOfLayer& kind : every_kind()) {
     SCOPED_TRACE(describe(kind));
-    Problem problem({4, 2, 128}, {{1, 150}, {5, 64}, {2, 0}}, kind, 1);
+    PagedProblem problem({4, 2, 128}, {{1, 150}, {5, 64}, {2, 0}}, kind, 1);
     expect_agreement(problem);
   }
 }
@@ -154,7 +44,7 @@ TEST(PagedAttention, EveryTargetAgreesWithTheReferenceForEveryHeadDim) {
   for (int dim : {8, 24, 40, 64, 80, 96, 256, 1000})
     for (const KvKindOfLayer& kind : mixed_kinds()) {
       SCOPED_TRACE(describe(kind) + " " + std::to_string(dim));
-      Problem problem({2, 1, dim}, {{3, 70}, {20, 3}}, kind);
+      PagedProblem problem({2, 1, dim}, {{3, 70}, {20, 3}}, kind);
       expect_agreement(problem);
     }
 }
@@ -164,8 +54,8 @@ TEST(PagedAttention, EveryTargetAgreesWithTheReferenceForAnyRowsAndWindow) {
     for (int window : {0, 1, 50, 200})
       for (int group : {1, 3, 7}) {
         SCOPED_TRACE(describe(kind) + " " + std::to_string(window));
-        Problem problem({group, 1, 64}, {{30, 40}, {8, 600}, {0, 5}, {1, 511}}, kind,
-                        1);
+        PagedProblem problem({group, 1, 64}, {{30, 40}, {8, 600}, {0, 5}, {1, 511}},
+                             kind, 1);
         problem.args.window = window;
         problem.args.gate = problem.gate.data();
         expect_agreement(problem);
@@ -179,7 +69,7 @@ TEST(PagedAttention, GivesTheSameBitsRowByRowAsInOneCall) {
     for (int window : {0, 90}) {
       SCOPED_TRACE(describe(kind) + " window " + std::to_string(window));
       const int cached = 480, tokens = 50;
-      Problem problem({4, 2, 96}, {{tokens, cached}}, kind, 1);
+      PagedProblem problem({4, 2, 96}, {{tokens, cached}}, kind, 1);
       problem.args.window = window;
       for_each_simd_target([&] {
         if (simd_target() == SimdTarget::kScalar) return;  // splits in other places
@@ -205,7 +95,7 @@ TEST(PagedAttention, GivesTheSameBitsRowByRowAsInOneCall) {
 
 TEST(PagedAttention, GivesTheSameBitsOnAnyNumberOfThreads) {
   for (const KvKindOfLayer& kind : mixed_kinds()) {
-    Problem problem({4, 2, 64}, {{1, 1500}, {100, 700}, {5, 600}}, kind, 2);
+    PagedProblem problem({4, 2, 64}, {{1, 1500}, {100, 700}, {5, 600}}, kind, 2);
     const int before = thread_count();
     const auto expected = problem.run(Activation::kInt8);
     for (int threads : {1, 2, 5}) {
@@ -220,7 +110,7 @@ TEST(PagedAttention, GivesTheSameBitsOnAnyNumberOfThreads) {
 TEST(PagedAttention, DoesNotSeeStaleTokens) {
   for (const KvKindOfLayer& kind : every_kind()) {
     SCOPED_TRACE(describe(kind));
-    Problem problem({2, 1, 64}, {{3, 130}}, kind, 1);
+    PagedProblem problem({2, 1, 64}, {{3, 130}}, kind, 1);
     KvData other(192, 1, 64, 99);
     for (std::size_t i = 0; i < other.k.size(); i += 7 * 64)
       other.k[i] = other.v[i] = std::nanf("");
@@ -244,7 +134,7 @@ TEST(PagedAttention, KeepsNotANumberInItsSequence) {
   for (const KvFormat& format : all_kv_formats())
     for (bool keys : {false, true}) {
       SCOPED_TRACE(optiq::describe(format));
-      Problem problem({2, 1, 32}, {{20, 100}, {1, 130}, {3, 0}}, both(format));
+      PagedProblem problem({2, 1, 32}, {{20, 100}, {1, 130}, {3, 0}}, both(format));
       for_each_simd_target([&] {
         const auto clean = problem.run(Activation::kInt8);
         KvData dirty = problem.data[1];
@@ -270,7 +160,7 @@ TEST(PagedAttention, KeepsTheShareOfManySmallWeightsBesideALargeOne) {
   const int keys = 2048;
   for (const KvFormat& format :
        {kv_format("affine", 8, 64), kv_format("turbo", 4, 0)}) {
-    Problem problem({1, 1, 64}, {{1, keys - 1}}, {format, format});
+    PagedProblem problem({1, 1, 64}, {{1, keys - 1}}, {format, format});
     KvData data(keys, 1, 64, 3);
     std::ranges::fill(data.k, 0.0f);
     std::ranges::fill(data.v, 1.0f);

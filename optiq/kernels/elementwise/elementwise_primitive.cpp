@@ -3,6 +3,10 @@
 #include "mlx/ops.h"
 #include "optiq/kernels/elementwise/elementwise.h"
 #include "optiq/kernels/fused_primitive.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/cuda_primitive.h"
+#include "optiq/kernels/elementwise/elementwise_cuda.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -23,6 +27,17 @@ class ScaledSum : public FusedPrimitive {
     });
   }
 
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    CudaCall call(stream(), inputs, outputs);
+    allocate(outputs[0]);
+    cuda::scaled_sum(call.values<float>(inputs[0]),
+                     inputs.size() > 1 ? call.values<float>(inputs[1]) : nullptr,
+                     scale_, CudaCall::data<float>(outputs[0]),
+                     static_cast<std::int64_t>(outputs[0].size()), call.launcher());
+  }
+#endif
+
  private:
   float scale_;
 };
@@ -40,6 +55,16 @@ class GatedSum : public FusedPrimitive {
               rows = inputs[0].shape(0),
               n = inputs[0].shape(1)] { gated_sum(a, b, gate, y, rows, n); });
   }
+
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    CudaCall call(stream(), inputs, outputs);
+    allocate(outputs[0]);
+    cuda::gated_sum(call.values<float>(inputs[0]), call.values<float>(inputs[1]),
+                    call.values<float>(inputs[2]), CudaCall::data<float>(outputs[0]),
+                    inputs[0].shape(0), inputs[0].shape(1), call.launcher());
+  }
+#endif
 };
 
 class Softcap : public FusedPrimitive {
@@ -55,6 +80,16 @@ class Softcap : public FusedPrimitive {
          n = static_cast<std::int64_t>(outputs[0].size())] { softcap(x, cap, y, n); });
   }
 
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    CudaCall call(stream(), inputs, outputs);
+    allocate(outputs[0]);
+    cuda::softcap(call.values<float>(inputs[0]), cap_,
+                  CudaCall::data<float>(outputs[0]),
+                  static_cast<std::int64_t>(outputs[0].size()), call.launcher());
+  }
+#endif
+
  private:
   float cap_;
 };
@@ -69,7 +104,7 @@ mx::array scaled_sum(const mx::array& a, const std::optional<mx::array>& b,
     const mx::array sum = in.size() > 1 ? in[0] + in[1] : in[0];
     return {scale == 1 ? sum : sum * scale};
   };
-  if (!runs_on_cpu()) return fallback(inputs)[0];
+  if (!runs_kernels()) return fallback(inputs)[0];
   return mx::array(a.shape(), mx::float32,
                    std::make_shared<ScaledSum>(std::move(fallback), scale), inputs);
 }
@@ -78,7 +113,7 @@ mx::array gated_sum(const mx::array& a, const mx::array& b, const mx::array& gat
   Fallback fallback = [](const Arrays& in) -> Arrays {
     return {in[0] + mx::sigmoid(in[2]) * in[1]};
   };
-  if (!runs_on_cpu()) return fallback({a, b, gate})[0];
+  if (!runs_kernels()) return fallback({a, b, gate})[0];
   return mx::array(a.shape(), mx::float32,
                    std::make_shared<GatedSum>(std::move(fallback)), Arrays{a, b, gate});
 }
@@ -87,7 +122,7 @@ mx::array softcap(const mx::array& x, float cap) {
   Fallback fallback = [cap](const Arrays& in) -> Arrays {
     return {mx::tanh(in[0] / cap) * cap};
   };
-  if (!runs_on_cpu()) return fallback({x})[0];
+  if (!runs_kernels()) return fallback({x})[0];
   return mx::array(x.shape(), mx::float32,
                    std::make_shared<Softcap>(std::move(fallback), cap), Arrays{x});
 }

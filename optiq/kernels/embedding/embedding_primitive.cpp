@@ -5,6 +5,10 @@
 #include "mlx/ops.h"
 #include "optiq/kernels/embedding/embedding.h"
 #include "optiq/kernels/linear/weight_primitive.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/cuda_primitive.h"
+#include "optiq/kernels/embedding/embedding_cuda.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -27,6 +31,19 @@ class Rows : public FusedPrimitive {
       dequantize_rows(view, ids, rows, y);
     });
   }
+
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    CudaCall call(stream(), inputs, outputs);
+    allocate(outputs[0]);
+    const MatrixView view = view_of(
+        inputs, slots_, [&](const mx::array& x) { return call.in_rows(x); },
+        [](const mx::array& x) -> const void* { return CudaCall::data<char>(x); });
+    cuda::dequantize_rows(
+        view, has_ids_ ? call.values<std::int32_t>(inputs.back()) : nullptr,
+        outputs[0].shape(0), CudaCall::data<float>(outputs[0]), call.launcher());
+  }
+#endif
 
  private:
   WeightSlots slots_;
@@ -63,7 +80,7 @@ mx::array embedding(const mx::array& ids, const LinearWeight& table) {
       rows.push_back(mx::take(in[i], in.back(), 0));
     return {plain_dequantized(rows, slots)};
   };
-  if (!runs_on_cpu()) return fallback(inputs)[0];
+  if (!runs_kernels()) return fallback(inputs)[0];
   return mx::array({ids.shape(0), table.input_dim()}, mx::float32,
                    std::make_shared<Rows>(std::move(fallback), slots, true), inputs);
 }

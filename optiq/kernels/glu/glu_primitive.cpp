@@ -2,6 +2,10 @@
 
 #include "mlx/ops.h"
 #include "optiq/kernels/fused_primitive.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/cuda_primitive.h"
+#include "optiq/kernels/glu/glu_cuda.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -57,6 +61,16 @@ class GluProduct : public FusedPrimitive {
          n = static_cast<std::int64_t>(gate.size())] { glu_product(f, g, u, y, n); });
   }
 
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    CudaCall call(stream(), inputs, outputs);
+    allocate(outputs[0]);
+    cuda::glu_product(f_, call.values<float>(inputs[0]), call.values<float>(inputs[1]),
+                      CudaCall::data<float>(outputs[0]),
+                      static_cast<std::int64_t>(outputs[0].size()), call.launcher());
+  }
+#endif
+
  private:
   GluGate f_;
 };
@@ -77,7 +91,7 @@ std::vector<mx::array> glu_product_gradients(const mx::array& gate, const mx::ar
 }
 
 mx::array glu_product(const mx::array& gate, const mx::array& up, GluGate f) {
-  if (!runs_on_cpu()) return fallback_of(f)({gate, up})[0];
+  if (!runs_kernels()) return fallback_of(f)({gate, up})[0];
   return mx::array(gate.shape(), mx::float32, std::make_shared<GluProduct>(f),
                    Arrays{gate, up});
 }

@@ -93,6 +93,7 @@ struct KvPages {
   std::byte* const* pages = nullptr;
   int n_pages = 0;
   const KvTransform* transform = nullptr;  // null: none
+  bool on_device = false;  // all this memory but the table is a CUDA device's too
 };
 
 }  // namespace optiq

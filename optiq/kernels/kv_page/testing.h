@@ -12,12 +12,13 @@ namespace optiq::testing {
 
 /// Keys and values for tests: normals, keys with a mean of their own in each channel.
 struct KvData {
-  KvData(int tokens, int n_kv_heads, int head_dim, std::uint32_t seed)
+  KvData(int tokens, int n_kv_heads, int head_dim, std::uint32_t seed,
+         std::uint32_t mean_seed = 11)
       : tokens(tokens), n_kv_heads(n_kv_heads), head_dim(head_dim) {
     const auto width = static_cast<std::size_t>(n_kv_heads * head_dim);
     k = random_floats(static_cast<std::size_t>(tokens) * width, seed);
     v = random_floats(k.size(), seed + 1);
-    mean = random_floats(width, seed + 2);
+    mean = random_floats(width, mean_seed);
     for (std::size_t i = 0; i < k.size(); ++i) k[i] += mean[i % width];
   }
   kernels::KvRows rows(int first, int count) const {

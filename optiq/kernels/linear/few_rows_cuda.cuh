@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "optiq/kernels/cuda_device.cuh"
 #include "optiq/kernels/linear/linear_cuda.h"
 
 namespace optiq::kernels::cuda {
@@ -263,6 +264,7 @@ __device__ void make_ready(const float* x, const ReadyX& to, int row, int group,
 // For calls of so many rows that every block would do the same again.
 template <class F, int parts>
 __global__ void ready_rows(const FewRowsArgs a) {
+  wait_for_inputs();
   const int groups = a.K / F::group;
   const int unit = (blockIdx.x * blockDim.x + threadIdx.x) / 4;
   if (unit < a.M * groups)
@@ -371,8 +373,9 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
   Step<F> even, odd;
   int from = warp / row_warps * F::step;
   constexpr int stride = k_warps * F::step;
-  // The weights are under way while x is made ready.
+  // The weights, which no kernel writes, are under way while x is made ready.
   if (from < a.K) even.load(a, rows, t, from);
+  wait_for_inputs();
   ReadyX x = a.ready;
   if constexpr (in_block) {
     x.row = a.K + 8;

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "optiq/kernels/cuda_testing.h"
+#include "optiq/kernels/cuda_bench.h"
 #include "optiq/kernels/linear/linear_cuda.h"
 
 namespace {
@@ -13,28 +13,6 @@ using namespace optiq;
 using namespace optiq::kernels;
 using optiq::testing::check_cuda;
 using optiq::testing::DeviceBuffer;
-
-// Median of five, in seconds, of one call among 64.
-template <class F>
-double seconds(F&& call) {
-  cudaEvent_t begin, end;
-  check_cuda(cudaEventCreate(&begin), "event");
-  check_cuda(cudaEventCreate(&end), "event");
-  std::vector<double> times;
-  constexpr int kCalls = 64;
-  for (int i = 0; i < kCalls; ++i) call(i);
-  for (int round = 0; round < 5; ++round) {
-    cudaEventRecord(begin);
-    for (int i = 0; i < kCalls; ++i) call(i);
-    cudaEventRecord(end);
-    check_cuda(cudaEventSynchronize(end), "kernel");
-    float ms = 0;
-    cudaEventElapsedTime(&ms, begin, end);
-    times.push_back(1e-3 * ms / kCalls);
-  }
-  std::ranges::sort(times);
-  return times[2];
-}
 
 }  // namespace
 
@@ -51,7 +29,7 @@ int main(int argc, char** argv) {
   for (int i = 0; i < 300; ++i)  // until the clock is up
     cudaMemcpy(weights.data(), weights.data() + kMemory / 2, kMemory / 2,
                cudaMemcpyDeviceToDevice);
-  const double copy = seconds([&](int) {
+  const double copy = bench::device_seconds([&](int) {
     cudaMemcpyAsync(weights.data(), weights.data() + kMemory / 2, kMemory / 2,
                     cudaMemcpyDeviceToDevice);
   });
@@ -73,7 +51,7 @@ int main(int argc, char** argv) {
     const std::size_t of_scales = std::size_t(N) * (K / spec.group_size) * 2;
     const int copies = std::max<int>(1, kMemory / codes);
     const auto line = [&](int M, Activation activation) {
-      const double t = seconds([&](int i) {
+      const double t = bench::device_seconds([&](int i) {
         product.w.weight = weights.data() + i % copies * codes;
         product.w.scales = scales.data() + i % 8 * of_scales;
         product.w.biases = scales.data() + (i % 8 + 8) * of_scales;

@@ -197,13 +197,10 @@ class Linear : public LinearBase {
 
 #ifdef OPTIQ_CUDA
   void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
-    const auto in_rows = [](const mx::array& x) {
-      OPTIQ_CHECK(x.flags().row_contiguous, "kernels read rows that lie one by one");
-      return x;
-    };
+    CudaCall call(stream(), inputs, outputs);
+    const auto in_rows = [&](const mx::array& x) { return call.in_rows(x); };
     const mx::array x = in_rows(inputs[0]);
     const int M = x.shape(0), K = x.shape(1);
-    CudaCall call(stream(), inputs, outputs);
     std::vector<Product> all = products(inputs, in_rows, [](const mx::array& w) {
       return static_cast<const void*>(CudaCall::data<char>(w));
     });
@@ -292,10 +289,8 @@ mx::array fallback_linear(const mx::array& x, const Arrays& in, const WeightSlot
   return y + mx::astype(in[static_cast<std::size_t>(w.bias)], mx::float32);
 }
 
-// In rows where a kernel cannot copy them there.
 mx::array as_float(const mx::array& x) {
-  const mx::array y = x.dtype() == mx::float32 ? x : mx::astype(x, mx::float32);
-  return runs_on_cpu() ? y : mx::contiguous(y);
+  return x.dtype() == mx::float32 ? x : mx::astype(x, mx::float32);
 }
 
 }  // namespace
@@ -365,7 +360,7 @@ mx::array glu(const mx::array& x, const LinearWeight& gate, const LinearWeight& 
   if (!runs_on_cpu()) {
     if (!has_kernel(x, std::array{g, u})) return fallback(inputs)[0];
     const Arrays halves = linear_group(x, std::array{gate, up}, activation);
-    return plain_gate(halves[0], f) * halves[1];
+    return glu_product(halves[0], halves[1], f);
   }
   return mx::array({x.shape(0), gate.output_dim()}, mx::float32,
                    std::make_shared<Glu>(std::move(fallback),

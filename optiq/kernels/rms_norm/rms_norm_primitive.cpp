@@ -5,6 +5,10 @@
 #include "optiq/kernels/fused_primitive.h"
 #include "optiq/kernels/rms_norm/rms_norm.h"
 #include "optiq/kernels/rms_norm/rms_norm_backward.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/cuda_primitive.h"
+#include "optiq/kernels/rms_norm/rms_norm_cuda.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -59,6 +63,22 @@ class RmsNorm : public FusedPrimitive {
     dispatch([args] { rms_norm(args); });
   }
 
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    CudaCall call(stream(), inputs, outputs);
+    allocate(outputs[0]);
+    RmsNormArgs args{};
+    args.x = call.values<float>(inputs[0]);
+    args.weight = call.values<float>(inputs[1]);
+    args.gate = inputs.size() > 2 ? call.values<float>(inputs[2]) : nullptr;
+    args.y = CudaCall::data<float>(outputs[0]);
+    args.dim = inputs[0].shape(-1);
+    args.rows = static_cast<std::int64_t>(inputs[0].size()) / args.dim;
+    args.eps = eps_;
+    cuda::rms_norm(args, call.launcher());
+  }
+#endif
+
   // The weight as a constant, with a kernel.
   Arrays vjp(const Arrays& primals, const Arrays& cotangents,
              const std::vector<int>& argnums, const Arrays& outputs) override {
@@ -97,7 +117,7 @@ mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps,
   };
   Arrays inputs{x, mx::astype(weight, mx::float32)};
   if (gate) inputs.push_back(*gate);
-  if (!runs_on_cpu()) return fallback(inputs)[0];
+  if (!runs_kernels()) return fallback(inputs)[0];
   return mx::array(x.shape(), mx::float32,
                    std::make_shared<RmsNorm>(std::move(fallback), eps), inputs);
 }

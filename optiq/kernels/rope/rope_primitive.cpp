@@ -9,6 +9,10 @@
 #include "mlx/ops.h"
 #include "optiq/kernels/fused_primitive.h"
 #include "optiq/kernels/rope/rope.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/cuda_primitive.h"
+#include "optiq/kernels/rope/rope_cuda.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -25,36 +29,68 @@ class Rope : public FusedPrimitive {
         settings_(settings) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    RopeArgs args{};
-    args.q = heads(inputs[0], outputs[0]);
-    args.k = heads(inputs[1], outputs[1]);
-    args.positions = contiguous(inputs[2]).data<std::int32_t>();
-    args.inverse_frequency = contiguous(inputs[3]).data<float>();
-    std::size_t next = 4;
-    if (settings_.q_norm) args.q.norm = contiguous(inputs[next++]).data<float>();
-    if (settings_.k_norm) args.k.norm = contiguous(inputs[next++]).data<float>();
-    if (settings_.has_long) {
-      args.long_inverse_frequency = contiguous(inputs[next]).data<float>();
-      args.long_rows = contiguous(inputs[next + 1]).data<std::int32_t>();
-    }
-    args.rows = inputs[0].shape(0);
-    args.head_dim = inputs[0].shape(2);
-    args.n_frequencies = inputs[3].shape(0);
-    args.eps = settings_.eps;
-    args.scale = settings_.scale;
+    const auto values = [&]<class T>(const mx::array& x, const T*) {
+      return static_cast<const T*>(contiguous(x).template data<T>());
+    };
+    RopeArgs args = args_of(inputs, values);
+    args.q = heads(inputs[0], outputs[0], args.q.norm);
+    args.k = heads(inputs[1], outputs[1], args.k.norm);
     dispatch([args] { rope(args); });
   }
+
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    CudaCall call(stream(), inputs, outputs);
+    for (mx::array& out : outputs) allocate(out);
+    const auto values = [&]<class T>(const mx::array& x, const T*) {
+      return call.values<T>(x);
+    };
+    const auto heads = [&](const mx::array& x, mx::array& y,
+                           const float* norm) -> RopeHeads {
+      const mx::array from = x.strides(2) == 1 ? x : call.in_rows(x);
+      return {CudaCall::data<float>(from), from.strides(0), from.strides(1), norm,
+              CudaCall::data<float>(y),    from.shape(1)};
+    };
+    RopeArgs args = args_of(inputs, values);
+    args.q = heads(inputs[0], outputs[0], args.q.norm);
+    args.k = heads(inputs[1], outputs[1], args.k.norm);
+    cuda::rope(args, call.launcher());
+  }
+#endif
 
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
     return {inputs[0].shape(), inputs[1].shape()};
   }
 
  private:
-  RopeHeads heads(const mx::array& x, mx::array& y) {
+  // All but the heads; `values` says where an array's lie.
+  template <class Values>
+  RopeArgs args_of(const Arrays& inputs, Values&& values) const {
+    const float* floats = nullptr;
+    const std::int32_t* whole = nullptr;
+    RopeArgs args{};
+    args.positions = values(inputs[2], whole);
+    args.inverse_frequency = values(inputs[3], floats);
+    std::size_t next = 4;
+    if (settings_.q_norm) args.q.norm = values(inputs[next++], floats);
+    if (settings_.k_norm) args.k.norm = values(inputs[next++], floats);
+    if (settings_.has_long) {
+      args.long_inverse_frequency = values(inputs[next], floats);
+      args.long_rows = values(inputs[next + 1], whole);
+    }
+    args.rows = inputs[0].shape(0);
+    args.head_dim = inputs[0].shape(2);
+    args.n_frequencies = inputs[3].shape(0);
+    args.eps = settings_.eps;
+    args.scale = settings_.scale;
+    return args;
+  }
+
+  RopeHeads heads(const mx::array& x, mx::array& y, const float* norm) {
     allocate(y);
     const bool rows = x.shape(2) == 1 || x.strides(2) == 1;
     const mx::array from = rows ? x : contiguous(x);
-    return {from.data<float>(), from.strides(0), from.strides(1), nullptr,
+    return {from.data<float>(), from.strides(0), from.strides(1), norm,
             y.data<float>(),    from.shape(1)};
   }
 
@@ -137,7 +173,7 @@ std::pair<mx::array, mx::array> rope(const mx::array& q, const mx::array& k,
   Fallback fallback = [settings](const Arrays& in) {
     return fallback_rope(in, settings);
   };
-  const Arrays y = runs_on_cpu()
+  const Arrays y = runs_kernels()
                        ? mx::array::make_arrays(
                              {q.shape(), k.shape()}, {mx::float32, mx::float32},
                              std::make_shared<Rope>(std::move(fallback), settings),

@@ -1,0 +1,107 @@
+// What the parts of attention on a CUDA device share: a call as kernels see it, which
+// keys a row meets, and the sums that blocks leave for each other.
+//
+// Rows of a sequence and kv head are (token, head of the group), the head running
+// fastest. A context is cut into chunks of whole pages; a block that has taken in a
+// chunk leaves, for each of its rows, the largest score m, the sum l of exp2(score - m)
+// and the unnormalized y, and finish_rows puts the chunks together.
+#pragma once
+#include <cstdint>
+
+#include "optiq/kernels/attention/attention_cuda.h"
+#include "optiq/kernels/kv_page/kv_page_cuda.cuh"
+
+namespace optiq::kernels::cuda {
+
+struct AttendArgs {
+  PageForm form;
+  PagedBatch batch;
+  const void* queries;  // ready, [rows, n_heads, D]
+  HeadRows gate;
+  float* y;        // [rows, n_heads, D]
+  float* partial;  // [sequence, tile, kv head, chunk, tile_rows, D + 2]
+  int n_heads, n_kv_heads, head_dim;
+  int window;
+  bool causal;
+  int tile_rows;   // rows of a tile of the few
+  int most_tiles;  // of a sequence, among the few
+  int most_chunks;
+  int stages;  // of a page queue
+};
+
+/// Keys of a chunk; a longer context has longer ones, so that there are not too many.
+__host__ __device__ constexpr int chunk_keys(int keys) {
+  return keys <= (16 << 10) ? 256 : keys <= (128 << 10) ? 1024 : 8192;
+}
+
+/// Keys [begin, end) that the rows from `first` to `last` of a sequence meet.
+struct KeyRange {
+  int begin, end;
+};
+__device__ inline KeyRange keys_of(const AttendArgs& a, const PagedRows& s, int first,
+                                   int last) {
+  const int group = a.n_heads / a.n_kv_heads, keys = s.cached + s.tokens;
+  return {a.window > 0 ? max(0, s.cached + first / group - a.window + 1) : 0,
+          a.causal ? min(keys, s.cached + last / group + 1) : keys};
+}
+
+/// Those that all of these rows meet.
+__device__ inline KeyRange keys_of_all(const AttendArgs& a, const PagedRows& s,
+                                       int first, int last) {
+  const int group = a.n_heads / a.n_kv_heads;
+  return {a.window > 0 ? s.cached + last / group - a.window + 1 : 0,
+          a.causal ? s.cached + first / group + 1 : s.cached + s.tokens};
+}
+
+/// The place of a row's token in its sequence.
+__device__ inline int position_of(const AttendArgs& a, const PagedRows& s, int row) {
+  return s.cached + row / (a.n_heads / a.n_kv_heads);
+}
+
+/// True if a row at this position meets the key.
+__device__ inline bool is_met(const AttendArgs& a, const PagedRows& s, int position,
+                              int key) {
+  return key < s.cached + s.tokens && (!a.causal || key <= position) &&
+         (a.window == 0 || key > position - a.window);
+}
+
+/// Where a chunk's sums of a tile lie.
+__device__ inline float* partial_of(const AttendArgs& a, int sequence, int tile,
+                                    int head, int chunk) {
+  const std::int64_t block =
+      ((static_cast<std::int64_t>(sequence) * a.most_tiles + tile) * a.n_kv_heads +
+       head) *
+          a.most_chunks +
+      chunk;
+  return a.partial + block * a.tile_rows * (a.head_dim + 2);
+}
+
+/// Where a row of a sequence and kv head lies in q, y, and the gate.
+struct RowPlace {
+  std::int64_t row;
+  int head;
+};
+__device__ inline RowPlace place_of(const AttendArgs& a, const PagedRows& s, int head,
+                                    int row) {
+  const int group = a.n_heads / a.n_kv_heads;
+  return {s.row + row / group, head * group + row % group};
+}
+
+/// The three ways; each skips the sequences that are another's.
+void attend_few(const AttendArgs& args, const Launcher& launch);
+void attend_many(const AttendArgs& args, int most_tokens, const Launcher& launch);
+void attend_exact(const AttendArgs& args, const Launcher& launch);
+
+/// Stages of the page queues of attend_few and attend_many: 0 where they do not take
+/// the head dim, or the device has no shared memory for them.
+int stages_of_few(const PageForm& form);
+int stages_of_many(const PageForm& form);
+
+/// Stages of so many bytes, 2 at most, that a block has shared memory for beside these.
+int stages_beside(std::size_t shared_bytes, int stage_bytes);
+
+/// Starts a kernel with more shared memory than a launch has by itself.
+void launch_shared(const void* kernel, const LaunchShape& shape, void** arguments,
+                   const Launcher& launch);
+
+}  // namespace optiq::kernels::cuda

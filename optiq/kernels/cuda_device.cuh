@@ -1,0 +1,38 @@
+// What kernels on a CUDA device share.
+#pragma once
+#include <cstdint>
+
+namespace optiq::kernels::cuda {
+
+/// To be called by all threads of a kernel before it touches what another has written,
+/// or writes what another may read. Where launches may overlap (cuda_primitive.cpp, on
+/// compute capability 9.0 and later) the next kernel's blocks take their places
+/// meanwhile, and this one's wait here for all before it.
+__device__ inline void wait_for_inputs() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Starts a copy of `bytes`, a multiple of 16, from global to shared memory by
+/// `threads` threads of the block; end_copies() closes what has been started, and
+/// wait_for_copies<n>() waits until at most the n last closed are under way (of this
+/// thread: a barrier makes them the block's).
+template <int threads>
+__device__ inline void start_copy(void* shared, const void* global, int bytes) {
+  const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  for (int i = 16 * static_cast<int>(threadIdx.x); i < bytes; i += 16 * threads)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i),
+                 "l"(static_cast<const char*>(global) + i)
+                 : "memory");
+}
+__device__ inline void end_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int n>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+}
+
+}  // namespace optiq::kernels::cuda

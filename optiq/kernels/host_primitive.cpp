@@ -1,0 +1,34 @@
+#include "optiq/kernels/host_primitive.h"
+
+#include <cstring>
+#include <vector>
+
+#include "optiq/kernels/fused_primitive.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/cuda_primitive.h"
+#endif
+
+namespace optiq::kernels {
+
+void overwrite(mx::array& x, const void* values) {
+#ifdef OPTIQ_CUDA
+  if (!runs_on_cpu()) return cuda::write(x, values);
+#endif
+  std::memcpy(x.data<char>(), values, x.nbytes());
+}
+
+mx::array on_host(const mx::array& x) {
+  mx::array copy(x.shape(), x.dtype(), nullptr, {});
+  copy.set_data(mx::allocator::malloc(x.nbytes()));
+  copy.set_status(mx::array::Status::available);
+#ifdef OPTIQ_CUDA
+  if (!runs_on_cpu()) {
+    cuda::read(x, copy.data<char>());
+    return copy;
+  }
+#endif
+  std::memcpy(copy.data<char>(), x.data<char>(), x.nbytes());
+  return copy;
+}
+
+}  // namespace optiq::kernels

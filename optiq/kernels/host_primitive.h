@@ -1,0 +1,18 @@
+// Values of evaluated arrays from and to the host, wherever the arrays lie.
+#pragma once
+#include "mlx/array.h"
+
+namespace optiq::kernels {
+
+namespace mx = mlx::core;
+
+/// Puts values where an array lies that others know (taped kernels, other layers).
+///
+/// Requires  x evaluated, its rows one after another, nobody at work on it; as many
+///           bytes at `values`
+void overwrite(mx::array& x, const void* values);
+
+/// A copy that the host reads at its own speed.
+mx::array on_host(const mx::array& x);
+
+}  // namespace optiq::kernels
