@@ -17,7 +17,9 @@ namespace mx = mlx::core;
 struct SessionOptions {
   cache::CacheOptions cache;
   kernels::Activation activation = kernels::Activation::kInt8;
-  int chunk = 512;  // tokens of one forward call
+  int chunk = 512;  // tokens of one forward call, on the CPU
+  // On a GPU each call brings all weights into another form first.
+  int gpu_chunk = 2048;
 };
 
 /// float32 where nothing else is chosen: what `--exact` asks for.

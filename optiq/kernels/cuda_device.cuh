@@ -15,6 +15,14 @@ __device__ inline void wait_for_inputs() {
 #endif
 }
 
+/// (v & mask) | base in one instruction: the compiler takes two for constants.
+template <std::uint32_t mask>
+__device__ inline std::uint32_t masked_onto(std::uint32_t v, std::uint32_t base) {
+  std::uint32_t to;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(to) : "r"(v), "n"(mask), "r"(base));
+  return to;
+}
+
 /// Starts a copy of `bytes`, a multiple of 16, from global to shared memory by
 /// `threads` threads of the block; end_copies() closes what has been started, and
 /// wait_for_copies<n>() waits until at most the n last closed are under way (of this
@@ -22,7 +30,8 @@ __device__ inline void wait_for_inputs() {
 template <int threads>
 __device__ inline void start_copy(void* shared, const void* global, int bytes) {
   const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
-  for (int i = 16 * static_cast<int>(threadIdx.x); i < bytes; i += 16 * threads)
+  for (int i = 16 * static_cast<int>(threadIdx.x % threads); i < bytes;
+       i += 16 * threads)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i),
                  "l"(static_cast<const char*>(global) + i)
                  : "memory");

@@ -207,6 +207,26 @@ void cuda::write(const mx::array& to, const void* from) {
   check(cudaStreamSynchronize(own_stream()), "copy to the device");
 }
 
+mx::array cuda::copy_of_host(const mx::array& x) {
+  OPTIQ_CHECK(x.flags().row_contiguous, "an array in rows");
+  mx::array copy(x.shape(), x.dtype(), nullptr, {});
+  copy.set_data(mx::allocator::malloc(x.nbytes()));
+  copy.set_status(mx::array::Status::available);
+  if (x.nbytes() == 0) return copy;
+  char* to = CudaCall::data<char>(copy);
+  cudaMemLocation home{cudaMemLocationTypeDevice, 0};
+  check(cudaGetDevice(&home.id), "device");
+  // Where a system has no such advice, memory comes when it is touched.
+  if (cudaMemAdvise(to, x.nbytes(), cudaMemAdviseSetPreferredLocation, home) !=
+      cudaSuccess)
+    cudaGetLastError();
+  check(
+      cudaMemcpyAsync(to, x.data<char>(), x.nbytes(), cudaMemcpyDefault, own_stream()),
+      "copying a weight");
+  check(cudaStreamSynchronize(own_stream()), "copying a weight");
+  return copy;
+}
+
 void cuda::read(const mx::array& from, void* to) {
   void* staged = staging().of(from.nbytes());
   check(cudaMemcpyAsync(staged, CudaCall::data<char>(from), from.nbytes(),

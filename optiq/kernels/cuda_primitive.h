@@ -53,5 +53,10 @@ namespace cuda {
 void write(const mx::array& to, const void* from);
 void read(const mx::array& from, void* to);
 
+/// A copy of an evaluated array of the host, at home on the device.
+///
+/// Throws    ResourceError if there is no memory for it
+mx::array copy_of_host(const mx::array& x);
+
 }  // namespace cuda
 }  // namespace optiq::kernels

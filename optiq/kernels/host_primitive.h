@@ -15,4 +15,8 @@ void overwrite(mx::array& x, const void* values);
 /// A copy that the host reads at its own speed.
 mx::array on_host(const mx::array& x);
 
+/// An evaluated array of the host where kernels read it at theirs: itself, or a copy in
+/// the device's memory.
+mx::array beside_kernels(const mx::array& x);
+
 }  // namespace optiq::kernels

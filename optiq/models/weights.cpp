@@ -8,8 +8,21 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "optiq/base/error.h"
+#include "optiq/kernels/host_primitive.h"
 
 namespace optiq::models {
+namespace {
+
+// The module with its weights where kernels read them.
+LinearModule placed(LinearModule module) {
+  kernels::LinearWeight& w = module.weight;
+  w.weight = kernels::beside_kernels(w.weight);
+  for (auto* part : {&w.scales, &w.biases, &w.bias})
+    if (*part) *part = kernels::beside_kernels(**part);
+  return module;
+}
+
+}  // namespace
 
 Weights::Weights(checkpoint::Checkpoint checkpoint)
     : checkpoint_(std::move(checkpoint)),
@@ -40,7 +53,7 @@ LinearModule Weights::experts(const std::string& name, int layer, int E, int N,
     return all;
   };
   if (!quantized)
-    return {path, name, layer, {stacked(".weight", K), {}, {}, {}, {}}, E};
+    return placed({path, name, layer, {stacked(".weight", K), {}, {}, {}, {}}, E});
   const QuantSpec spec = quantized->spec;
   const QuantModeInfo& mode = info(spec.mode);
   const int groups = K / spec.group_size;
@@ -48,7 +61,7 @@ LinearModule Weights::experts(const std::string& name, int layer, int E, int N,
                           stacked(".scales", groups), std::nullopt, std::nullopt, spec};
   if (mode.has_biases) w.biases = stacked(".biases", groups);
   if (!mode.float_scales) checkpoint_.check_scales(path + ".scales", spec.mode);
-  return {path, name, layer, std::move(w), E};
+  return placed({path, name, layer, std::move(w), E});
 }
 
 LinearModule Weights::head(int N, int K) const {
@@ -70,10 +83,10 @@ LinearModule Weights::module(const std::string& path, const std::string& name,
     mx::eval(*bias);
   }
   if (!quantized)
-    return {path,
-            name,
-            layer,
-            {checkpoint_.require(path + ".weight", {N, K}), {}, {}, bias, {}}};
+    return placed({path,
+                   name,
+                   layer,
+                   {checkpoint_.require(path + ".weight", {N, K}), {}, {}, bias, {}}});
 
   const QuantSpec spec = quantized->spec;
   const QuantModeInfo& mode = info(spec.mode);
@@ -83,7 +96,7 @@ LinearModule Weights::module(const std::string& path, const std::string& name,
       checkpoint_.require(path + ".scales", {N, groups}), std::nullopt, bias, spec};
   if (mode.has_biases) w.biases = checkpoint_.require(path + ".biases", {N, groups});
   if (!mode.float_scales) checkpoint_.check_scales(path + ".scales", spec.mode);
-  return {path, name, layer, std::move(w)};
+  return placed({path, name, layer, std::move(w)});
 }
 
 mx::array Weights::vector(const std::string& name, int n) const {

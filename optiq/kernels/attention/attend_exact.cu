@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
   const int token = blockIdx.y / a.n_kv_heads, head = blockIdx.y % a.n_kv_heads;
   if (token >= s.tokens) return;
   const int D = a.head_dim, group = a.n_heads / a.n_kv_heads;
-  const int chunk = chunk_keys(s.cached + s.tokens), first = token * group;
+  const int chunk = chunk_keys(a, s.cached + s.tokens), first = token * group;
   const KeyRange met = keys_of(a, s, first, first + group - 1);
   const int begin = max(met.begin, static_cast<int>(blockIdx.x) * chunk);
   const int end = min(met.end, static_cast<int>(blockIdx.x + 1) * chunk);

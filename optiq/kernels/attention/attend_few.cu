@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 2 : 3)
   const int rows = s.tokens * (a.n_heads / a.n_kv_heads), first = tile * kRows;
   if (s.tokens > kFewTokens || first >= rows) return;
   const int last = min(first + kRows, rows) - 1,
-            chunk = chunk_keys(s.cached + s.tokens);
+            chunk = chunk_keys(a, s.cached + s.tokens);
   const KeyRange met = keys_of(a, s, first, last);
   const int begin = max(met.begin, static_cast<int>(blockIdx.x) * chunk);
   const int end = min(met.end, static_cast<int>(blockIdx.x + 1) * chunk);

@@ -1,6 +1,6 @@
 #include "optiq/kernels/attention/attention_cuda.h"
 
-#include <cmath>
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -11,7 +11,7 @@ namespace optiq::kernels::cuda {
 namespace {
 
 struct Plan {
-  bool exact;
+  bool exact, by_warps;
   int tile_rows, most_tiles, most_chunks;
 };
 
@@ -29,14 +29,17 @@ Plan plan_of(const PagedAttentionArgs& args) {
   const int few = args.most_tokens < kFewTokens ? args.most_tokens : kFewTokens;
   // A shorter sequence has shorter chunks, and not more of them than the longest can.
   int most_chunks = 1;
-  for (const int keys : {args.most_keys, 16 << 10, 128 << 10})
-    if (keys <= args.most_keys) {
-      const int chunks = ceil_div(keys, chunk_keys(keys));
-      most_chunks = chunks > most_chunks ? chunks : most_chunks;
-    }
-  if (exact) return {true, group, args.most_tokens, most_chunks};
-  const int rows = few * group;
-  return {false, rows < 16 ? rows : 16, ceil_div(rows, 16), most_chunks};
+  const bool by_warps = !exact && has_coded_pages(args.form);
+  const auto count = [&](int keys) {
+    if (keys <= args.most_keys)
+      most_chunks = std::max(most_chunks, ceil_div(keys, chunk_keys(by_warps, keys)));
+  };
+  count(args.most_keys);
+  for (const int keys : kChunkSteps) count(keys);
+  if (exact) return {true, false, group, args.most_tokens, most_chunks};
+  const int rows = few * group, of_tile = by_warps ? 8 : 16;
+  return {false, by_warps, std::min(rows, of_tile), ceil_div(rows, of_tile),
+          most_chunks};
 }
 
 std::size_t query_bytes(const PagedAttentionArgs& args, bool exact) {
@@ -71,7 +74,7 @@ __global__ void __launch_bounds__(kFinishThreads)
   const int tile = row / a.tile_rows, first = tile * a.tile_rows;
   const int last = min(first + a.tile_rows, s.tokens * group) - 1;
   const bool has_chunks = f.exact || s.tokens <= kFewTokens;
-  const int chunk = chunk_keys(s.cached + s.tokens);
+  const int chunk = chunk_keys(a, s.cached + s.tokens);
   const KeyRange met = keys_of(a, s, first, last);
   float largest = -HUGE_VALF, sum = 0;
   for (int i = threadIdx.x; i < D; i += kFinishThreads) y[i] = has_chunks ? 0 : to[i];
@@ -174,6 +177,7 @@ void attention(const PagedAttentionArgs& args, void* scratch, const Launcher& la
                           layout.head_dim,
                           args.window,
                           args.causal,
+                          plan.by_warps,
                           plan.tile_rows,
                           plan.most_tiles,
                           plan.most_chunks,
@@ -181,7 +185,8 @@ void attention(const PagedAttentionArgs& args, void* scratch, const Launcher& la
   if (plan.exact) {
     attend_exact(attend, launch);
   } else {
-    if (args.some_few) attend_few(attend, launch);
+    if (args.some_few)
+      plan.by_warps ? attend_coded(attend, launch) : attend_few(attend, launch);
     if (args.some_many) attend_many(attend, args.most_tokens, launch);
   }
   FinishArgs finish{attend, plan.exact};

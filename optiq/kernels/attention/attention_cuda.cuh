@@ -23,15 +23,25 @@ struct AttendArgs {
   int n_heads, n_kv_heads, head_dim;
   int window;
   bool causal;
+  bool by_warps;   // attend_coded takes the few
   int tile_rows;   // rows of a tile of the few
   int most_tiles;  // of a sequence, among the few
   int most_chunks;
   int stages;  // of a page queue
 };
 
-/// Keys of a chunk; a longer context has longer ones, so that there are not too many.
-__host__ __device__ constexpr int chunk_keys(int keys) {
-  return keys <= (16 << 10) ? 256 : keys <= (128 << 10) ? 1024 : 8192;
+/// Keys of a chunk, of which a block takes one page after another, or (attend_coded)
+/// each of its warps one. A longer context has longer ones, so that there are not too
+/// many.
+__host__ __device__ constexpr int chunk_keys(bool by_warps, int keys) {
+  if (by_warps && keys > (4 << 10) && keys <= (32 << 10)) return 512;
+  return keys <= (8 << 10) ? 256 : keys <= (128 << 10) ? 1024 : 8192;
+}
+/// The contexts behind which chunks are longer.
+inline constexpr int kChunkSteps[] = {4 << 10, 8 << 10, 32 << 10, 128 << 10};
+
+__device__ inline int chunk_keys(const AttendArgs& a, int keys) {
+  return chunk_keys(a.by_warps, keys);
 }
 
 /// Keys [begin, end) that the rows from `first` to `last` of a sequence meet.
@@ -87,10 +97,14 @@ __device__ inline RowPlace place_of(const AttendArgs& a, const PagedRows& s, int
   return {s.row + row / group, head * group + row % group};
 }
 
-/// The three ways; each skips the sequences that are another's.
+/// The ways; each skips the sequences that are another's.
 void attend_few(const AttendArgs& args, const Launcher& launch);
+void attend_coded(const AttendArgs& args, const Launcher& launch);
 void attend_many(const AttendArgs& args, int most_tokens, const Launcher& launch);
 void attend_exact(const AttendArgs& args, const Launcher& launch);
+
+/// True for what attend_coded takes in attend_few's place.
+bool has_coded_pages(const PageForm& form);
 
 /// Stages of the page queues of attend_few and attend_many: 0 where they do not take
 /// the head dim, or the device has no shared memory for them.

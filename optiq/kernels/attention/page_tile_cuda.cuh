@@ -17,7 +17,8 @@ inline constexpr int kPad = 8;                       // halves
 inline constexpr int kByToken = kPageTokens + kPad;  // a row of values by channel
 
 /// The pages of one head on their way through shared memory: a piece is copied as it is
-/// while those before it are at work.
+/// while those before it are at work. A queue belongs to a block of `threads`, or,
+/// where these are 32, to a warp.
 template <int threads>
 class PageQueue {
  public:
@@ -27,9 +28,10 @@ class PageQueue {
     return static_cast<int>(coded > floats ? coded : floats);
   }
 
-  /// Pages [begin, end); `memory` has room for `stages` pieces, one or two.
+  /// Every `step`-th of pages [begin, end); `memory` has room for `stages` pieces, one
+  /// or two.
   __device__ PageQueue(const PageForm& form, std::byte* const* table, int head,
-                       int begin, int end, int stages, std::byte* memory)
+                       int begin, int end, int stages, std::byte* memory, int step = 1)
       : form_(form),
         table_(table),
         memory_(memory),
@@ -37,29 +39,38 @@ class PageQueue {
         stages_(stages),
         head_(head),
         next_(begin),
-        end_(end) {
+        end_(end),
+        step_(step) {
     if (next_ < end_) address_ = table_[next_];
     for (int i = 0; i < stages_; ++i) start();
   }
 
-  /// The piece of the next page, there for all threads.
+  /// The piece of the next page, there for all threads; all are done with what they
+  /// read before.
   __device__ HeadInPage front() {
     if (stages_ == 2)
       wait_for_copies<1>();
     else
       wait_for_copies<0>();
-    __syncthreads();
-    const int page = next_ - stages_;
-    return {&layout_of(page), stage_of(page)};
+    sync();
+    const int page = next_ - stages_ * step_;
+    const int stage = stages_ == 2 ? started_ % 2 : 0;
+    return {&layout_of(page), memory_ + stage * bytes_};
   }
 
   /// Says that no thread needs the piece any more, and starts with another page. To be
   /// called once for each front().
-  __device__ void pop() { start(); }
+  __device__ void pop() {
+    if (threads == 32) sync();
+    start();
+  }
 
  private:
-  __device__ std::byte* stage_of(int page) const {
-    return memory_ + (stages_ == 2 ? page % 2 * bytes_ : 0);
+  __device__ static void sync() {
+    if constexpr (threads == 32)
+      __syncwarp();
+    else
+      __syncthreads();
   }
 
   __device__ const KvLayout& layout_of(int page) const {
@@ -71,20 +82,22 @@ class PageQueue {
       const KvLayout& layout = layout_of(next_);
       const std::int64_t offset =
           next_ < form_.float_pages ? form_.float_offset : form_.coded_offset;
-      start_copy<threads>(stage_of(next_),
+      start_copy<threads>(memory_ + (stages_ == 2 ? started_ % 2 * bytes_ : 0),
                           address_ + offset + head_ * layout.head_bytes,
                           static_cast<int>(layout.head_bytes));
-      if (next_ + 1 < end_) address_ = table_[next_ + 1];
+      if (next_ + step_ < end_) address_ = table_[next_ + step_];
     }
     end_copies();
-    ++next_;
+    next_ += step_;
+    ++started_;
   }
 
   const PageForm& form_;
   std::byte* const* table_;
   std::byte* memory_;
   std::byte* address_;
-  int bytes_, stages_, head_, next_, end_;
+  int bytes_, stages_, head_, next_, end_, step_;
+  int started_ = 0;
 };
 
 template <int D>
@@ -121,7 +134,7 @@ __device__ inline uint4 eight_halves(const std::byte* at, std::int64_t i,
 
 /// What of eight values by token is before `end`; the rest is zero, for what lies
 /// behind the last token may be NaN.
-__device__ inline uint4 before(uint4 v, int token, int end) {
+__device__ inline uint4 before_end(uint4 v, int token, int end) {
   if (token + 8 <= end) return v;
   std::uint32_t words[] = {v.x, v.y, v.z, v.w};
 #pragma unroll
@@ -200,7 +213,7 @@ __device__ void decode_values(const KvSide& side, const std::byte* head, int end
         h[j] = __hfma2(h[j], half2_from(scales[j]), half2_from(biases[j]));
     }
     *reinterpret_cast<uint4*>(to + channel * kByToken + token) =
-        before(four_words(h), token, end);
+        before_end(four_words(h), token, end);
   }
 }
 
@@ -305,8 +318,7 @@ __device__ inline void load_values(const __half* tile, bool by_channel, int n, i
 
 __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4],
                                     std::uint32_t b0, std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
       "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

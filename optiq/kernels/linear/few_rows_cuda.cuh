@@ -32,31 +32,51 @@ inline constexpr int kSlots = 8;      // sums of K, however many warps share it
 inline constexpr int kSharedBytes = 96 << 10;
 
 // x made ready, in shared memory or the device's: [parts][M] rows of `row` halves in
-// the order of the codes, and of each row and group its step s and s sum(xh).
+// the order of the codes, and of each row and group its step s and s sum(xh). Rows go
+// on with zeros to the end of a step.
 struct ReadyX {
   __half* halves;
   float2* sums;            // [M, groups]
   std::int64_t row, part;  // halves from one to the next
+  int groups;              // of a row, those of zeros among them
 };
 
 /// True where each block makes x ready for itself.
 inline bool in_block(int M, int N, int K, int parts) {
-  return M * parts <= 2 && N <= 16384 && M * parts * K * 4 <= kSharedBytes;
+  return M * parts <= 2 && N <= 8192 && M * parts * K * 4 <= kSharedBytes;
 }
 
-struct FewRowsArgs {
-  const float* x;         // [M, K]
+/// One product of a call.
+struct FewRowsPart {
   const std::uint8_t* w;  // [N, K bits / 8]
   const void* scales;     // [N, K / group]
   const void* biases;     // affine only
   const void* bias;       // [N], or null
   const float* residual;  // [M, N], or null
   float* y;               // [M, N]
-  int M, N, K;
-  FloatType scale_type, bias_type;
+  int N;
+  FloatType bias_type;
+  int first_block;
+};
+
+inline constexpr int kMostParts = 4;
+
+/// Products of one format and one x: a launch for all of them.
+struct FewRowsArgs {
+  const float* x;  // [M, K]
+  FewRowsPart parts[kMostParts];
+  int n_parts;
+  int M, K;
+  FloatType scale_type;
   void* scratch;
   ReadyX ready;
 };
+
+inline int rows_of_all(const FewRowsArgs& args) {
+  int N = 0;
+  for (int i = 0; i < args.n_parts; ++i) N += args.parts[i].N;
+  return N;
+}
 
 __device__ inline float load_float_cuda(const void* data, std::int64_t i,
                                         FloatType type) {
@@ -137,14 +157,16 @@ __device__ void load_quarter(const std::uint8_t* group, int t, std::uint32_t* wo
 
 // Pair p of the order: two codes as the halves of a register, `left` bits up.
 template <class F, int left>
-__device__ std::uint32_t raw_pair(const std::uint32_t* words, int p) {
+__device__ std::uint32_t raw_pair(const std::uint32_t* words, int p,
+                                  std::uint32_t base = 0) {
   constexpr std::uint32_t mask = ((1u << F::bits) - 1) << left;
   const auto moved = [](std::uint32_t v, int right) {
     return right > 0 ? v >> right : v << -right;
   };
   if constexpr (F::halves && F::lane_bits >= 32) {
     constexpr int half = 16 / F::bits;
-    return moved(words[p / half], F::bits * (p % half) - left) & (mask | mask << 16);
+    return masked_onto<(mask | mask << 16)>(
+        moved(words[p / half], F::bits * (p % half) - left), base);
   } else {
     const auto code = [&](int i) {
       const int bit = i * F::bits, word = bit >> 5, shift = bit & 31;
@@ -154,7 +176,7 @@ __device__ std::uint32_t raw_pair(const std::uint32_t* words, int p) {
                             : moved(words[word], shift - left);
       return v & mask;
     };
-    return code(2 * p) | code(2 * p + 1) << 16;
+    return base | code(2 * p) | code(2 * p + 1) << 16;
   }
 }
 
@@ -177,7 +199,7 @@ __device__ std::uint32_t value_pair(const std::uint32_t* words, int p) {
   if constexpr (F::affine) {
     // 1024 and ten bits of mantissa; or 64, whose mantissa's ones are bit 4.
     constexpr std::uint32_t base = F::bits == 8 ? 0x64006400u : 0x54005400u;
-    const std::uint32_t raised = raw_pair < F, F::bits == 8 ? 0 : 4 > (words, p) | base;
+    const std::uint32_t raised = raw_pair<F, (F::bits == 8 ? 0 : 4)>(words, p, base);
     if constexpr (parts == 1) return raised;
     return bits_of(__hsub2(half2_of(raised), half2_of(base)));
   } else if constexpr (F::bits == 4) {
@@ -212,15 +234,17 @@ __device__ inline void load_pairs(const __half* from, std::uint32_t (&to)[2]) {
 
 // One quarter of a group of one row, on four neighbouring lanes at a time.
 template <class F, int parts>
-__device__ void make_ready(const float* x, const ReadyX& to, int row, int group,
-                           int groups) {
+__device__ void make_ready(const float* x, int K, const ReadyX& to, int row,
+                           int group) {
   const int t = threadIdx.x & 3, k = group * F::group + t * F::quarter;
-  const float* from = x + static_cast<std::int64_t>(row) * groups * F::group + k;
+  const float* from = x + static_cast<std::int64_t>(row) * K + k;
+  const bool is_there = k < K;
   float v[F::quarter];
   float largest = 0;
 #pragma unroll
   for (int i = 0; i < F::quarter; i += 4) {
-    const float4 four = *reinterpret_cast<const float4*>(from + i);
+    const float4 four =
+        is_there ? *reinterpret_cast<const float4*>(from + i) : make_float4(0, 0, 0, 0);
     v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
   }
 #pragma unroll
@@ -258,20 +282,42 @@ __device__ void make_ready(const float* x, const ReadyX& to, int row, int group,
   }
   sum += __shfl_xor_sync(four, sum, 1);
   sum += __shfl_xor_sync(four, sum, 2);
-  if (t == 0) to.sums[row * groups + group] = make_float2(step, step * sum);
+  if (t == 0) to.sums[row * to.groups + group] = make_float2(step, step * sum);
 }
 
 // For calls of so many rows that every block would do the same again.
 template <class F, int parts>
-__global__ void ready_rows(const FewRowsArgs a) {
+__global__ void ready_rows(const __grid_constant__ FewRowsArgs a) {
   wait_for_inputs();
-  const int groups = a.K / F::group;
+  const int groups = a.ready.groups;
   const int unit = (blockIdx.x * blockDim.x + threadIdx.x) / 4;
   if (unit < a.M * groups)
-    make_ready<F, parts>(a.x, a.ready, unit / groups, unit % groups, groups);
+    make_ready<F, parts>(a.x, a.K, a.ready, unit / groups, unit % groups);
 }
 
-// What a warp has read of its rows for one step.
+// Where a lane's two rows lie.
+template <class F>
+struct LaneRows {
+  static constexpr int scale_size = F::affine ? 2 : 1;  // but of float32
+  const std::uint8_t* codes[2];
+  const std::uint8_t* scales[2];
+  const std::uint8_t* biases[2];
+
+  __device__ LaneRows(const FewRowsArgs& a, const FewRowsPart& part,
+                      const int (&rows)[2]) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const std::int64_t row = rows[h], groups = a.K / F::group;
+      const int size = F::affine && a.scale_type == FloatType::kF32 ? 4 : scale_size;
+      codes[h] = part.w + row * (static_cast<std::int64_t>(a.K) / 8 * F::bits);
+      scales[h] = static_cast<const std::uint8_t*>(part.scales) + row * groups * size;
+      biases[h] = static_cast<const std::uint8_t*>(part.biases) + row * groups * size;
+    }
+  }
+};
+
+// What a warp has read of its rows for one step. Behind the end of a row it reads the
+// row's first group again, which meets zeros of x.
 template <class F>
 struct Step {
   static constexpr int scale_bytes = F::groups * (F::affine ? 2 : 1);
@@ -279,66 +325,70 @@ struct Step {
   std::uint32_t codes[F::groups][2][F::words];
   std::uint32_t scales[2][scale_words], biases[2][F::affine ? scale_words : 1];
 
-  __device__ void load(const FewRowsArgs& a, const int (&rows)[2], int t, int from) {
+  __device__ void load(const FewRowsArgs& a, const LaneRows<F>& rows, int t, int from) {
+    // Rows of whole steps lie at places for wide loads.
+    const bool whole = a.K % F::step == 0;
+    const bool read_scales = !F::affine || a.scale_type != FloatType::kF32;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const std::uint8_t* row =
-          a.w + rows[h] * (static_cast<std::int64_t>(a.K) * F::bits / 8);
+      if (whole) {
+        const std::uint8_t* at = rows.codes[h] + from / 8 * F::bits;
 #pragma unroll
-      for (int g = 0; g < F::groups; ++g)
-        if (from + g * F::group < a.K)
-          load_quarter<F>(
-              row + static_cast<std::int64_t>(from / 8 + g * F::group / 8) * F::bits, t,
-              codes[g][h]);
-      if (F::affine && a.scale_type == FloatType::kF32) continue;  // at their use
-      const std::int64_t first =
-          rows[h] * static_cast<std::int64_t>(a.K / F::group) + from / F::group;
-      load_scales(a, a.scales, first, from, scales[h]);
-      if constexpr (F::affine) load_scales(a, a.biases, first, from, biases[h]);
+        for (int g = 0; g < F::groups; ++g)
+          load_quarter<F>(at + g * (F::group / 8 * F::bits), t, codes[g][h]);
+        if (!read_scales) continue;  // at their use
+        const int first = from / F::group * LaneRows<F>::scale_size;
+        load_scales(rows.scales[h] + first, scales[h]);
+        if constexpr (F::affine) load_scales(rows.biases[h] + first, biases[h]);
+      } else {
+#pragma unroll
+        for (int g = 0; g < F::groups; ++g) {
+          const int k = from + g * F::group < a.K ? from + g * F::group : 0;
+          load_quarter<F>(rows.codes[h] + k / 8 * F::bits, t, codes[g][h]);
+          if (!read_scales) continue;
+          pick_scale(rows.scales[h], k / F::group, g, scales[h]);
+          if constexpr (F::affine)
+            pick_scale(rows.biases[h], k / F::group, g, biases[h]);
+        }
+      }
     }
   }
 
-  __device__ static void load_scales(const FewRowsArgs& a, const void* all,
-                                     std::int64_t first, int from,
+  __device__ static void load_scales(const std::uint8_t* at,
                                      std::uint32_t (&to)[scale_words]) {
-    constexpr int size = F::affine ? 2 : 1;
-    const auto* at = static_cast<const std::uint8_t*>(all) + first * size;
-    // Whole steps at places for wide loads.
-    if (a.K / F::group * size % scale_bytes == 0) {
-      if constexpr (scale_bytes >= 16) {
+    if constexpr (scale_bytes >= 16) {
 #pragma unroll
-        for (int i = 0; i < scale_words; i += 4) {
-          const uint4 v = __ldg(reinterpret_cast<const uint4*>(at) + i / 4);
-          to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
-        }
-      } else if constexpr (scale_bytes == 8) {
-        const uint2 v = __ldg(reinterpret_cast<const uint2*>(at));
-        to[0] = v.x, to[1] = v.y;
-      } else {
-        to[0] = __ldg(reinterpret_cast<const std::uint32_t*>(at));
+      for (int i = 0; i < scale_words; i += 4) {
+        const uint4 v = __ldg(reinterpret_cast<const uint4*>(at) + i / 4);
+        to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
       }
-      return;
+    } else if constexpr (scale_bytes == 8) {
+      const uint2 v = __ldg(reinterpret_cast<const uint2*>(at));
+      to[0] = v.x, to[1] = v.y;
+    } else {
+      to[0] = __ldg(reinterpret_cast<const std::uint32_t*>(at));
     }
-#pragma unroll
-    for (int i = 0; i < scale_words; ++i) to[i] = 0;
-#pragma unroll
-    for (int g = 0; g < F::groups; ++g)
-      if (from + g * F::group < a.K)
-        to[g * size / 4] |=
-            (size == 2 ? static_cast<std::uint32_t>(
-                             reinterpret_cast<const std::uint16_t*>(at)[g])
-                       : static_cast<std::uint32_t>(at[g]))
-            << (8 * (g * size % 4));
+  }
+
+  __device__ static void pick_scale(const std::uint8_t* row, int group, int g,
+                                    std::uint32_t (&to)[scale_words]) {
+    constexpr int size = LaneRows<F>::scale_size;
+    const std::uint32_t bits =
+        size == 2 ? static_cast<std::uint32_t>(
+                        reinterpret_cast<const std::uint16_t*>(row)[group])
+                  : static_cast<std::uint32_t>(row[group]);
+    const int shift = 8 * (g * size % 4);
+    std::uint32_t& word = to[g * size / 4];
+    word = (shift == 0 ? 0 : word) | bits << shift;
   }
 
   __device__ float scale(const FewRowsArgs& a, const std::uint32_t* words,
-                         const void* all, const int (&rows)[2], int h, int from,
-                         int g) const {
+                         const std::uint8_t* row, int from, int g) const {
     if constexpr (F::affine) {
-      if (a.scale_type == FloatType::kF32)
-        return static_cast<const float*>(
-            all)[rows[h] * static_cast<std::int64_t>(a.K / F::group) + from / F::group +
-                 g];
+      if (a.scale_type == FloatType::kF32) {
+        const int k = from + g * F::group < a.K ? from + g * F::group : 0;
+        return reinterpret_cast<const float*>(row)[k / F::group];
+      }
       const std::uint32_t bits = words[g / 2] >> (16 * (g % 2)) & 0xffff;
       return a.scale_type == FloatType::kBF16
                  ? __uint_as_float(bits << 16)
@@ -360,30 +410,38 @@ struct Step {
 /// every block makes x ready for itself, in shared memory.
 template <class F, int tiles, int parts, int row_warps, bool in_block>
 __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
-    few_rows(const FewRowsArgs a) {
+    few_rows(const __grid_constant__ FewRowsArgs a) {
   extern __shared__ __align__(16) char shared[];
   constexpr int k_warps = kWarps / row_warps;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4,
             t = lane % 4;
-  const int tile = blockIdx.x * row_warps + warp % row_warps;
-  const int rows[2] = {min(tile * kTileRows + r, a.N - 1),
-                       min(tile * kTileRows + r + 8, a.N - 1)};
-  const int groups = a.K / F::group;
+  int which = 0;
+  while (which + 1 < a.n_parts &&
+         static_cast<int>(blockIdx.x) >= a.parts[which + 1].first_block)
+    ++which;
+  const FewRowsPart part = a.parts[which];
+  const int block = blockIdx.x - part.first_block;
+  const int tile = block * row_warps + warp % row_warps;
+  const int rows[2] = {min(tile * kTileRows + r, part.N - 1),
+                       min(tile * kTileRows + r + 8, part.N - 1)};
+  const LaneRows<F> at(a, part, rows);
 
   Step<F> even, odd;
   int from = warp / row_warps * F::step;
   constexpr int stride = k_warps * F::step;
   // The weights, which no kernel writes, are under way while x is made ready.
-  if (from < a.K) even.load(a, rows, t, from);
+  if (from < a.K) even.load(a, at, t, from);
   wait_for_inputs();
   ReadyX x = a.ready;
   if constexpr (in_block) {
-    x.row = a.K + 8;
+    x.groups = a.ready.groups;
+    x.row = x.groups * F::group + 8;
     x.part = a.M * x.row;
     x.halves = reinterpret_cast<__half*>(shared);
     x.sums = reinterpret_cast<float2*>(shared + sizeof(__half) * parts * x.part);
-    for (int unit = threadIdx.x / 4; unit < a.M * groups; unit += kWarps * 8)
-      make_ready<F, parts>(a.x, x, unit / groups, unit % groups, groups);
+    for (int row = 0; row < a.M; ++row)
+      for (int group = threadIdx.x / 4; group < x.groups; group += kWarps * 8)
+        make_ready<F, parts>(a.x, a.K, x, row, group);
     __syncthreads();
   }
 
@@ -394,7 +452,7 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
     in_x[n] = min(n * 8 + r, a.M - 1) * static_cast<int>(x.row) + t * F::quarter;
 #pragma unroll
     for (int j = 0; j < 2; ++j)
-      in_sums[n][j] = min(n * 8 + 2 * t + j, a.M - 1) * groups;
+      in_sums[n][j] = min(n * 8 + 2 * t + j, a.M - 1) * x.groups;
   }
 
   constexpr int slots = kSlots / k_warps;  // of this warp
@@ -402,7 +460,6 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
   const auto add = [&](const Step<F>& step, int begin, float(&sums)[tiles][4]) {
 #pragma unroll
     for (int g = 0; g < F::groups; ++g) {
-      if (begin + g * F::group >= a.K) break;
       float c[tiles][4] = {};
       constexpr int width = F::mmas > 1 ? 2 : 1;  // products of one load of x
 #pragma unroll
@@ -425,10 +482,10 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
       float scale[2], bias[2] = {0, 0};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        scale[h] = step.scale(a, step.scales[h], a.scales, rows, h, begin, g);
+        scale[h] = step.scale(a, step.scales[h], at.scales[h], begin, g);
         if constexpr (F::affine)
           bias[h] = fmaf(-kOffset<F, parts>, scale[h],
-                         step.scale(a, step.biases[h], a.biases, rows, h, begin, g));
+                         step.scale(a, step.biases[h], at.biases[h], begin, g));
       }
 #pragma unroll
       for (int n = 0; n < tiles; ++n)
@@ -445,11 +502,11 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
     }
   };
   while (from < a.K) {
-    if (from + stride < a.K) odd.load(a, rows, t, from + stride);
+    if (from + stride < a.K) odd.load(a, at, t, from + stride);
     add(even, from, y[0]);
     from += stride;
     if (from >= a.K) break;
-    if (from + stride < a.K) even.load(a, rows, t, from + stride);
+    if (from + stride < a.K) even.load(a, at, t, from + stride);
     add(odd, from, y[slots - 1]);
     from += stride;
   }
@@ -469,45 +526,53 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
   for (int i = threadIdx.x; i < row_warps * tiles * 128; i += kWarps * 32) {
     const int of_tile = i / (tiles * 128), n = i / 128 % tiles;
     const int of_lane = i / 4 % 32, j = i % 4;
-    const int row = (blockIdx.x * row_warps + of_tile) * kTileRows + of_lane / 4 +
-                    8 * (j / 2);                      // of W
-    const int m = n * 8 + 2 * (of_lane % 4) + j % 2;  // of x
-    if (row >= a.N || m >= a.M) continue;
+    const int row =
+        (block * row_warps + of_tile) * kTileRows + of_lane / 4 + 8 * (j / 2);  // of W
+    const int m = n * 8 + 2 * (of_lane % 4) + j % 2;                            // of x
+    if (row >= part.N || m >= a.M) continue;
     float sum = 0;
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot)
       sum += sums[slot * row_warps * tiles * 128 + i];
-    if (a.bias) sum += load_float_cuda(a.bias, row, a.bias_type);
-    const std::int64_t at = static_cast<std::int64_t>(m) * a.N + row;
-    if (a.residual) sum += a.residual[at];
-    a.y[at] = sum;
+    if (part.bias) sum += load_float_cuda(part.bias, row, part.bias_type);
+    const std::int64_t at = static_cast<std::int64_t>(m) * part.N + row;
+    if (part.residual) sum += part.residual[at];
+    part.y[at] = sum;
   }
 }
 
 template <class F, int tiles, int parts, int row_warps, bool in_block>
 void start_few_rows(FewRowsArgs args, const Launcher& launch) {
   constexpr auto kernel = few_rows<F, tiles, parts, row_warps, in_block>;
-  const std::size_t of_x = !in_block ? 0
-                                     : args.M * (sizeof(__half) * parts * (args.K + 8) +
-                                                 sizeof(float2) * (args.K / F::group));
+  const std::size_t of_x =
+      !in_block
+          ? 0
+          : args.M * (sizeof(__half) * parts * (args.ready.groups * F::group + 8) +
+                      sizeof(float2) * args.ready.groups);
   const std::size_t of_sums = sizeof(float) * kSlots * row_warps * tiles * 128;
   static const cudaError_t allowed = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (allowed != cudaSuccess) throw std::runtime_error(cudaGetErrorString(allowed));
   void* arguments[] = {&args};
   const int block_rows = kTileRows * row_warps;
+  int blocks = 0;
+  for (int i = 0; i < args.n_parts; ++i) {
+    args.parts[i].first_block = blocks;
+    blocks += (args.parts[i].N + block_rows - 1) / block_rows;
+  }
   launch(reinterpret_cast<const void*>(kernel),
-         {static_cast<unsigned>((args.N + block_rows - 1) / block_rows), 1, 1,
-          kWarps * 32, std::max(of_x, of_sums)},
+         {static_cast<unsigned>(blocks), 1, 1, kWarps * 32, std::max(of_x, of_sums)},
          arguments);
 }
 
 template <class F, int parts>
 void few_rows_in_parts(FewRowsArgs args, const Launcher& launch) {
-  if (in_block(args.M, args.N, args.K, parts))
+  args.ready.groups = (args.K + F::step - 1) / F::step * F::groups;
+  const int K = args.ready.groups * F::group;  // with the zeros
+  if (in_block(args.M, rows_of_all(args), K, parts))
     return start_few_rows<F, 1, parts, 1, true>(args, launch);
-  const std::int64_t values = static_cast<std::int64_t>(args.M) * args.K;
-  args.ready.row = args.K;
+  const std::int64_t values = static_cast<std::int64_t>(args.M) * K;
+  args.ready.row = K;
   args.ready.part = values;
   args.ready.halves = static_cast<__half*>(args.scratch);
   args.ready.sums = reinterpret_cast<float2*>(args.ready.halves + parts * values);

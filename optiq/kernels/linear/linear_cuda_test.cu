@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "optiq/kernels/cuda_testing.h"
 #include "optiq/kernels/linear/linear_cuda.h"
 #include "optiq/kernels/linear/testing.h"
@@ -46,7 +48,7 @@ struct DeviceCall {
   std::vector<float> run(Activation activation) {
     const int K = product.w.K;
     DeviceBuffer<std::uint8_t> scratch(nullptr, cuda::scratch_bytes(M, K, activation));
-    cuda::linear(x.data(), M, K, product, activation, scratch.data(), launch_now);
+    cuda::linear(x.data(), M, K, {&product, 1}, activation, scratch.data(), launch_now);
     return y.to_host();
   }
 
@@ -115,6 +117,41 @@ TEST(LinearCuda, IsTheReferenceButForElevenBitsOfX) {
 
 TEST(LinearCuda, IsTheReferenceInExact) {
   expect_products(Activation::kExact, 0x1p-19);
+}
+
+// Products of one x share launches where their formats are one; none changes another.
+TEST(LinearCuda, GivesProductsTheSameBitsTogetherAsAlone) {
+  const int K = 1024;
+  const QuantSpec four{QuantMode::kAffine, 4, 64}, five{QuantMode::kAffine, 5, 64};
+  const std::pair<int, QuantSpec> parts[] = {{70, four},  {33, four}, {16, five},
+                                             {100, five}, {1, four},  {9000, four},
+                                             {20, four},  {12, four}};
+  for (const int M : {1, 3, 40})
+    for (const Activation activation : {Activation::kInt8, Activation::kExact}) {
+      const std::vector<float> x = random_floats(std::size_t(M) * K, 5);
+      std::vector<TestMatrix> weights;
+      std::vector<std::unique_ptr<DeviceCall>> calls;
+      std::vector<Product> together;
+      for (const auto& [N, spec] : parts) {
+        weights.push_back(random_coded(N, K, spec, FloatType::kBF16, N));
+        Product product;
+        product.w = weights.back().view;
+        calls.push_back(std::make_unique<DeviceCall>(x, product, M));
+        together.push_back(calls.back()->product);
+      }
+      std::vector<std::vector<float>> alone;
+      for (const auto& call : calls) {
+        alone.push_back(call->run(activation));
+        check_cuda(cudaMemset(call->y.data(), 0xff, call->y.size() * sizeof(float)),
+                   "clearing");
+      }
+      DeviceBuffer<std::uint8_t> scratch(nullptr,
+                                         cuda::scratch_bytes(M, K, activation));
+      cuda::linear(calls[0]->x.data(), M, K, together, activation, scratch.data(),
+                   launch_now);
+      for (std::size_t i = 0; i < calls.size(); ++i)
+        EXPECT_EQ(calls[i]->y.to_host(), alone[i]) << M << " " << i;
+    }
 }
 
 // Which rows share a call changes no bit.

@@ -208,11 +208,10 @@ class Linear : public LinearBase {
       all[0].residual = CudaCall::data<float>(in_rows(inputs.back()));
     void* scratch = call.scratch(cuda::scratch_bytes(M, K, activation_));
     for (mx::array& out : outputs) allocate(out);
-    for (std::size_t i = 0; i < all.size(); ++i) {
+    for (std::size_t i = 0; i < all.size(); ++i)
       all[i].y = CudaCall::data<float>(outputs[i]);
-      cuda::linear(CudaCall::data<float>(x), M, K, all[i], activation_, scratch,
-                   call.launcher());
-    }
+    cuda::linear(CudaCall::data<float>(x), M, K, all, activation_, scratch,
+                 call.launcher());
   }
 #endif
 };

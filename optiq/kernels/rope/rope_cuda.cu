@@ -20,6 +20,7 @@ __global__ void turn_heads(const __grid_constant__ RopeArgs a) {
   float factor = 1;
   if (heads.norm) {
     float square = 0;
+#pragma unroll 8
     for (int i = lane; i < D; i += 32) square = fmaf(x[i], x[i], square);
 #pragma unroll
     for (int step = 16; step > 0; step /= 2)
@@ -32,6 +33,7 @@ __global__ void turn_heads(const __grid_constant__ RopeArgs a) {
   const bool is_long = a.long_rows && a.long_rows[row] != 0;
   const float* frequencies = is_long ? a.long_inverse_frequency : a.inverse_frequency;
   const auto position = static_cast<float>(a.positions[row]);
+#pragma unroll 4
   for (int i = lane; i < F; i += 32) {
     float sine, cosine;
     sincosf(__fmul_rn(position, frequencies[i]), &sine, &cosine);
