@@ -20,8 +20,6 @@ namespace {
 namespace mx = mlx::core;
 using Clock = std::chrono::steady_clock;
 
-constexpr int kChunk = 512;  // tokens of one forward call, as when generating
-
 class Sequences {
  public:
   Sequences(models::Model& model, const BenchmarkShape& shape,
@@ -37,10 +35,10 @@ class Sequences {
     if (shape.depth > 0) fill(shape.depth);
   }
 
-  // `tokens` random tokens of each sequence, in calls of at most kChunk rows.
+  // `tokens` random tokens of each sequence, in calls as when generating.
   void feed(int tokens) {
     const int batch = static_cast<int>(states_.size());
-    const int step = std::max(1, kChunk / batch);
+    const int step = std::max(1, generation::rows_of_prefill() / batch);
     for (int done = 0; done < tokens; done += step)
       forward(std::min(step, tokens - done));
   }

@@ -11,6 +11,8 @@ constexpr int kManyRows = 64;
 
 }  // namespace
 
+int rows_of_prefill() { return kernels::runs_on_cpu() ? 512 : 2048; }
+
 mlx::core::array forward_layers(models::Model& model, const mlx::core::array& ids,
                                 const models::Batch& batch) {
   const bool by_layer = kernels::runs_on_cpu() && ids.shape(0) >= kManyRows;

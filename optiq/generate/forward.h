@@ -5,6 +5,10 @@
 
 namespace optiq::generation {
 
+/// Tokens of a prompt in one forward call, as far as nobody waits. A GPU takes more:
+/// with many rows each call brings all weights into another form first.
+int rows_of_prefill();
+
 /// models::Model::hidden(), but calls of many rows are evaluated layer by layer: MLX
 /// runs up to a hundred operations ahead of the one that computes and allocates what
 /// they give, ten layers of it.

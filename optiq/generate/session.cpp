@@ -13,7 +13,6 @@
 #include "optiq/adapters/mount.h"
 #include "optiq/base/signal.h"
 #include "optiq/generate/forward.h"
-#include "optiq/kernels/fused_primitive.h"
 
 namespace optiq::generation {
 
@@ -86,8 +85,7 @@ void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
   const int n = static_cast<int>(tokens.size());
   for (int begin = 0; begin < n;) {
     throw_if_interrupted();
-    const int chunk = kernels::runs_on_cpu() ? options_.chunk : options_.gpu_chunk;
-    const int rows = std::min(chunk, n - begin);
+    const int rows = std::min(options_.chunk, n - begin);
     const mx::array ids(tokens.data() + begin, {rows}, mx::int32);
     models::Batch batch = models::cached_batch({&state_}, {rows}, options_.activation);
     if (adapter) batch.adapters = {adapter};

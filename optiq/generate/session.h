@@ -7,6 +7,7 @@
 #include "mlx/array.h"
 #include "optiq/cache/sequence_state.h"
 #include "optiq/generate/decode_step.h"
+#include "optiq/generate/forward.h"
 #include "optiq/kernels/linear/linear_primitive.h"
 #include "optiq/models/model.h"
 
@@ -17,9 +18,7 @@ namespace mx = mlx::core;
 struct SessionOptions {
   cache::CacheOptions cache;
   kernels::Activation activation = kernels::Activation::kInt8;
-  int chunk = 512;  // tokens of one forward call, on the CPU
-  // On a GPU each call brings all weights into another form first.
-  int gpu_chunk = 2048;
+  int chunk = rows_of_prefill();  // tokens of one forward call
 };
 
 /// float32 where nothing else is chosen: what `--exact` asks for.

@@ -182,7 +182,7 @@ Launcher CudaCall::launcher() {
     // An output alone does not wait for what wrote it before.
     for (const Arrays* written : {&outputs_, &std::as_const(scratch_)})
       for (const mx::array& x : *written) {
-        if (!x.data_shared_ptr()) continue;  // an output that has no memory yet
+        OPTIQ_CHECK(x.data_shared_ptr() != nullptr, "an output with memory");
         encoder.set_input_array(x);
         encoder.set_output_array(x);
       }

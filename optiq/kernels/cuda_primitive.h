@@ -34,6 +34,8 @@ class CudaCall {
   /// Memory until the kernels are done.
   void* scratch(std::size_t bytes);
 
+  /// Requires  outputs with memory: kernels that share none with those before are not
+  ///           kept behind them
   Launcher launcher();
 
  private:

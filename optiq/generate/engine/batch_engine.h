@@ -7,6 +7,7 @@
 #include "optiq/cache/cache_options.h"
 #include "optiq/generate/draft/draft.h"
 #include "optiq/generate/engine/engine.h"
+#include "optiq/generate/forward.h"
 #include "optiq/generate/loaded_model.h"
 #include "optiq/kernels/linear/activation.h"
 
@@ -18,10 +19,10 @@ struct BatchOptions {
   int context_length = 0;  // 0: the model's own; more than that is allowed
   cache::CacheOptions cache;
   kernels::Activation activation = kernels::Activation::kInt8;
-  DraftOptions draft{};            // guesses that steps of few sequences check
-  std::uint64_t prefix_bytes = 0;  // of the prefix cache; 0: half of the cache's
-                                   // budget, at most 4 GB
-  int prefill_rows = 512;          // of a call while nobody decodes
+  DraftOptions draft{};                  // guesses that steps of few sequences check
+  std::uint64_t prefix_bytes = 0;        // of the prefix cache; 0: half of the cache's
+                                         // budget, at most 4 GB
+  int prefill_rows = rows_of_prefill();  // of a call while nobody decodes
   std::chrono::milliseconds stall{
       150};  // that a prompt's call may hold up those who do
   std::chrono::milliseconds stuck_after{120'000};  // without a step, requests fail

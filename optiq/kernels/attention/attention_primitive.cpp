@@ -269,10 +269,11 @@ class PagedAttention : public AttentionBase {
     }
     // A taped call meets longer contexts later.
     if (TapeRecording::current()) args.most_keys = table.room * kPageTokens;
+    // Before the first launch: kernels follow one another by what they write.
+    allocate(outputs[0]);
     if (n_kv_heads_ == 0)
       cuda::append_to_pages(args.form, args.batch, args.rows, heads(inputs[1]),
                             heads(inputs[2]), call.launcher());
-    allocate(outputs[0]);
     args.y = CudaCall::data<float>(outputs[0]);
     void* scratch = call.scratch(cuda::attention_scratch_bytes(args));
     cuda::attention(args, scratch, call.launcher());

@@ -318,7 +318,7 @@ struct LaneRows {
 
 // What a warp has read of its rows for one step. Behind the end of a row it reads the
 // row's first group again, which meets zeros of x.
-template <class F>
+template <class F, bool wide>
 struct Step {
   static constexpr int scale_bytes = F::groups * (F::affine ? 2 : 1);
   static constexpr int scale_words = (scale_bytes + 3) / 4;
@@ -328,7 +328,6 @@ struct Step {
   __device__ void load(const FewRowsArgs& a, const LaneRows<F>& rows, int t, int from) {
     // Rows of whole steps lie at places for wide loads.
     const bool whole = a.K % F::step == 0;
-    const bool read_scales = !F::affine || a.scale_type != FloatType::kF32;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       if (whole) {
@@ -336,7 +335,7 @@ struct Step {
 #pragma unroll
         for (int g = 0; g < F::groups; ++g)
           load_quarter<F>(at + g * (F::group / 8 * F::bits), t, codes[g][h]);
-        if (!read_scales) continue;  // at their use
+        if constexpr (wide) continue;  // at their use
         const int first = from / F::group * LaneRows<F>::scale_size;
         load_scales(rows.scales[h] + first, scales[h]);
         if constexpr (F::affine) load_scales(rows.biases[h] + first, biases[h]);
@@ -345,7 +344,7 @@ struct Step {
         for (int g = 0; g < F::groups; ++g) {
           const int k = from + g * F::group < a.K ? from + g * F::group : 0;
           load_quarter<F>(rows.codes[h] + k / 8 * F::bits, t, codes[g][h]);
-          if (!read_scales) continue;
+          if constexpr (wide) continue;
           pick_scale(rows.scales[h], k / F::group, g, scales[h]);
           if constexpr (F::affine)
             pick_scale(rows.biases[h], k / F::group, g, biases[h]);
@@ -385,7 +384,7 @@ struct Step {
   __device__ float scale(const FewRowsArgs& a, const std::uint32_t* words,
                          const std::uint8_t* row, int from, int g) const {
     if constexpr (F::affine) {
-      if (a.scale_type == FloatType::kF32) {
+      if constexpr (wide) {
         const int k = from + g * F::group < a.K ? from + g * F::group : 0;
         return reinterpret_cast<const float*>(row)[k / F::group];
       }
@@ -407,8 +406,9 @@ struct Step {
 };
 
 /// A block has `row_warps` tiles of 16 rows; the warps of one tile share K. `in_block`:
-/// every block makes x ready for itself, in shared memory.
-template <class F, int tiles, int parts, int row_warps, bool in_block>
+/// every block makes x ready for itself, in shared memory. `wide`: affine scales are
+/// float32.
+template <class F, int tiles, int parts, int row_warps, bool in_block, bool wide>
 __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
     few_rows(const __grid_constant__ FewRowsArgs a) {
   extern __shared__ __align__(16) char shared[];
@@ -426,7 +426,7 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
                        min(tile * kTileRows + r + 8, part.N - 1)};
   const LaneRows<F> at(a, part, rows);
 
-  Step<F> even, odd;
+  Step<F, wide> even, odd;
   int from = warp / row_warps * F::step;
   constexpr int stride = k_warps * F::step;
   // The weights, which no kernel writes, are under way while x is made ready.
@@ -457,7 +457,7 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
 
   constexpr int slots = kSlots / k_warps;  // of this warp
   float y[slots][tiles][4] = {};
-  const auto add = [&](const Step<F>& step, int begin, float(&sums)[tiles][4]) {
+  const auto add = [&](const Step<F, wide>& step, int begin, float(&sums)[tiles][4]) {
 #pragma unroll
     for (int g = 0; g < F::groups; ++g) {
       float c[tiles][4] = {};
@@ -541,9 +541,10 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
   }
 }
 
-template <class F, int tiles, int parts, int row_warps, bool in_block>
+template <class F, int tiles, int parts, int row_warps, bool in_block,
+          bool wide = false>
 void start_few_rows(FewRowsArgs args, const Launcher& launch) {
-  constexpr auto kernel = few_rows<F, tiles, parts, row_warps, in_block>;
+  constexpr auto kernel = few_rows<F, tiles, parts, row_warps, in_block, wide>;
   const std::size_t of_x =
       !in_block
           ? 0
@@ -569,7 +570,8 @@ template <class F, int parts>
 void few_rows_in_parts(FewRowsArgs args, const Launcher& launch) {
   args.ready.groups = (args.K + F::step - 1) / F::step * F::groups;
   const int K = args.ready.groups * F::group;  // with the zeros
-  if (in_block(args.M, rows_of_all(args), K, parts))
+  const bool wide = F::affine && args.scale_type == FloatType::kF32;
+  if (!wide && in_block(args.M, rows_of_all(args), K, parts))
     return start_few_rows<F, 1, parts, 1, true>(args, launch);
   const std::int64_t values = static_cast<std::int64_t>(args.M) * K;
   args.ready.row = K;
@@ -580,6 +582,8 @@ void few_rows_in_parts(FewRowsArgs args, const Launcher& launch) {
   const std::int64_t threads = values / F::quarter;
   launch(reinterpret_cast<const void*>(&ready_rows<F, parts>),
          {static_cast<unsigned>((threads + 127) / 128), 1, 1, 128}, arguments);
+  if constexpr (F::affine)  // rare: one kernel for any number of rows
+    if (wide) return start_few_rows<F, 4, parts, 2, false, true>(args, launch);
   if (args.M <= 8) return start_few_rows<F, 1, parts, 2, false>(args, launch);
   if (args.M <= 16) return start_few_rows<F, 2, parts, 2, false>(args, launch);
   start_few_rows<F, 4, parts, 2, false>(args, launch);

@@ -197,6 +197,7 @@ class Linear : public LinearBase {
 
 #ifdef OPTIQ_CUDA
   void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    for (mx::array& out : outputs) allocate(out);
     CudaCall call(stream(), inputs, outputs);
     const auto in_rows = [&](const mx::array& x) { return call.in_rows(x); };
     const mx::array x = in_rows(inputs[0]);
@@ -207,7 +208,6 @@ class Linear : public LinearBase {
     if (inputs.size() > 1 + arrays_of_weights())
       all[0].residual = CudaCall::data<float>(in_rows(inputs.back()));
     void* scratch = call.scratch(cuda::scratch_bytes(M, K, activation_));
-    for (mx::array& out : outputs) allocate(out);
     for (std::size_t i = 0; i < all.size(); ++i)
       all[i].y = CudaCall::data<float>(outputs[i]);
     cuda::linear(CudaCall::data<float>(x), M, K, all, activation_, scratch,
