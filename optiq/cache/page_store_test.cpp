@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <random>
@@ -264,6 +265,71 @@ TEST(PageList, AForkCopiesOnlyThePageThatItWrites) {
   EXPECT_EQ(store->use().used_bytes, 2 * kRestBytes);
   EXPECT_TRUE(first.holds_what_was_written());
   EXPECT_TRUE(second.holds_what_was_written());
+}
+
+// Memory that begins with rubbish, as a device's does, and counts what is asked of it.
+class OtherMemory final : public PageMemory {
+ public:
+  std::byte* allocate(std::size_t bytes) const override {
+    if (bytes > most) return nullptr;
+    auto* memory = static_cast<std::byte*>(std::aligned_alloc(64, bytes));
+    std::memset(memory, 0xff, bytes);
+    ++held;
+    return memory;
+  }
+  void free(std::byte* memory, std::size_t) const noexcept override {
+    std::free(memory);
+    --held;
+  }
+  bool starts_zero() const override { return false; }
+  void zero(std::byte* at, std::size_t bytes) const override {
+    std::memset(at, 0, bytes);
+  }
+  void copy(std::byte* to, const std::byte* from, std::size_t bytes) const override {
+    std::memcpy(to, from, bytes);
+    copied += bytes;
+  }
+  std::uint64_t available_bytes() const override { return most; }
+  bool is_devices() const override { return true; }
+
+  std::size_t most = kPlenty;
+  mutable int held = 0;
+  mutable std::size_t copied = 0;
+};
+
+TEST(PageStore, PagesOfOtherMemoryAreZeroAndGoBackToIt) {
+  const OtherMemory memory;
+  {
+    PageStore store({kFirstBytes}, kPlenty, memory);
+    for (int round = 0; round < 2; ++round) {
+      const PageRef page = store.allocate(0);
+      EXPECT_EQ(std::count(page.data(), page.data() + kFirstBytes, std::byte{0}),
+                static_cast<std::ptrdiff_t>(kFirstBytes));
+      std::memset(page.data(), 7, kFirstBytes);
+    }
+  }
+  EXPECT_EQ(memory.held, 0);
+}
+
+TEST(PageStore, SaysThatOtherMemoryIsUsedUp) {
+  OtherMemory memory;
+  memory.most = 100;
+  PageStore store({kFirstBytes}, kPlenty, memory);
+  EXPECT_THROW(store.allocate(0), ResourceError);
+  EXPECT_EQ(store.use(), PageStoreUse{});
+}
+
+TEST(PageList, AForkCopiesThroughTheMemoryOfItsPages) {
+  const OtherMemory memory;
+  const auto store = std::make_shared<PageStore>(
+      std::vector<std::size_t>{kFirstBytes, kRestBytes}, kPlenty, memory);
+  PageList first(store, 0);
+  first.prepare(0, 3);
+  *first.data()[0] = std::byte{9};
+  PageList second = first;
+  second.prepare(3, 4);
+  EXPECT_EQ(memory.copied, kRestBytes);
+  EXPECT_EQ(*second.data()[0], std::byte{9});
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 // What kernels on a CUDA device share.
 #pragma once
+#include <cuda_fp16.h>
+
 #include <cstdint>
 
 namespace optiq::kernels::cuda {
@@ -13,6 +15,22 @@ __device__ inline void wait_for_inputs() {
   asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+__device__ inline std::uint32_t bits_of(__half2 h) {
+  return *reinterpret_cast<std::uint32_t*>(&h);
+}
+__device__ inline __half2 half2_of(std::uint32_t bits) {
+  return *reinterpret_cast<__half2*>(&bits);
+}
+
+/// c += a b of one mma.m16n8k16, halves with float32 sums.
+__device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4],
+                                    std::uint32_t b0, std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
+      "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /// (v & mask) | base in one instruction: the compiler takes two for constants.

@@ -4,6 +4,7 @@
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "optiq/kernels/host_primitive.h"
 
 namespace optiq::kernels {
 namespace {
@@ -68,6 +69,19 @@ TEST(FusedPrimitive, KeepsTheGraphOfWhatAGradientStillWalks) {
   const auto gradients = mx::grad(f, {0, 1})(two_arrays());
   EXPECT_EQ(mx::sum(gradients[0]).item<float>(), 2 * 16 * 3.0f);
   EXPECT_EQ(mx::sum(gradients[1]).item<float>(), 3 * 4.0f);
+}
+
+TEST(HostPrimitive, OverwritesWhereAnArrayLiesAndCopiesFromThere) {
+  mx::array x({1.0f, 2.0f, 3.0f});
+  const float* before = x.data<float>();
+  const mx::array same = x;
+  const float values[] = {4, 5, 6};
+  overwrite(x, values);
+  EXPECT_EQ(same.data<float>(), before);
+  const mx::array copy = on_host(same);
+  EXPECT_NE(copy.data<float>(), before);
+  EXPECT_TRUE(mx::array_equal(copy, mx::array({4.0f, 5.0f, 6.0f})).item<bool>());
+  EXPECT_EQ(beside_kernels(x).data<float>(), before);  // on the CPU
 }
 
 }  // namespace

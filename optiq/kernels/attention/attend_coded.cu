@@ -236,8 +236,7 @@ __device__ void Warp<D>::sum(const KvSide& side, const std::byte* head, int toke
       const uint4 v =
           before_end(*reinterpret_cast<const uint4*>(scales), token + 8 * t, end);
       scales += 2 * kPageTokens;
-      const __half2 s[4] = {half2_from(v.x), half2_from(v.y), half2_from(v.z),
-                            half2_from(v.w)};
+      const __half2 s[4] = {half2_of(v.x), half2_of(v.y), half2_of(v.z), half2_of(v.w)};
       const __half2 most = __hmax2(__hmax2(__habs2(s[0]), __habs2(s[1])),
                                    __hmax2(__habs2(s[2]), __habs2(s[3])));
       float largest = fmaxf(__low2float(most), __high2float(most));
@@ -249,7 +248,7 @@ __device__ void Warp<D>::sum(const KvSide& side, const std::byte* head, int toke
       const __half2 inverse = __float2half2_rn(__uint_as_float((254 - exponent) << 23));
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        scaled[i] = bits_from(__hmul2(half2_from(p[i]), __hmul2(s[i], inverse)));
+        scaled[i] = bits_of(__hmul2(half2_of(p[i]), __hmul2(s[i], inverse)));
       if constexpr (kByNibbles<bits, turbo>) order_by_nibbles(scaled);
 #pragma unroll
       for (int i = 0; i < 4; ++i) all[i] = 0;
@@ -346,7 +345,7 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128  ? 2
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float2 two = __half22float2(half2_from(warp.q[depth][i]));
+      const float2 two = __half22float2(half2_of(warp.q[depth][i]));
       sum += two.x + two.y;
     }
     sum += __shfl_xor_sync(~0u, sum, 1);
@@ -414,7 +413,7 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128  ? 2
         const float2 seen = __half22float2(p);
         sum[0] += seen.x;
         sum[1] += seen.y;
-        warp.p[2 * m + h] = bits_from(p);
+        warp.p[2 * m + h] = bits_of(p);
       }
     warp.order_weights();
     with_format(layout.v.format, [&]<int bits, bool turbo>() {

@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads)
         const __half2 both = __floats2half2_rn(two[0], two[1]);
         const float2 seen = __half22float2(both);
         sum[j % 2] += seen.x + seen.y;
-        p[j] = bits_from(both);
+        p[j] = bits_of(both);
       }
 #pragma unroll
       for (int n = 0; n < D / 16; ++n) {

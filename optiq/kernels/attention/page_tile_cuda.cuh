@@ -107,7 +107,7 @@ inline constexpr int kValueHalves =
     D* kByToken > kKeyHalves<D> ? D* kByToken : kKeyHalves<D>;
 
 __device__ inline uint4 four_words(const __half2 (&h)[4]) {
-  return make_uint4(bits_from(h[0]), bits_from(h[1]), bits_from(h[2]), bits_from(h[3]));
+  return make_uint4(bits_of(h[0]), bits_of(h[1]), bits_of(h[2]), bits_of(h[3]));
 }
 
 /// Eight neighbouring values of a float page.
@@ -204,13 +204,13 @@ __device__ void decode_values(const KvSide& side, const std::byte* head, int end
     const std::uint32_t scales[] = {s.x, s.y, s.z, s.w};
     if constexpr (turbo) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) h[j] = __hmul2(h[j], half2_from(scales[j]));
+      for (int j = 0; j < 4; ++j) h[j] = __hmul2(h[j], half2_of(scales[j]));
     } else {
       const uint4 b = *reinterpret_cast<const uint4*>(head + side.biases + 2 * at);
       const std::uint32_t biases[] = {b.x, b.y, b.z, b.w};
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        h[j] = __hfma2(h[j], half2_from(scales[j]), half2_from(biases[j]));
+        h[j] = __hfma2(h[j], half2_of(scales[j]), half2_of(biases[j]));
     }
     *reinterpret_cast<uint4*>(to + channel * kByToken + token) =
         before_end(four_words(h), token, end);
@@ -314,14 +314,6 @@ __device__ inline void load_values(const __half* tile, bool by_channel, int n, i
         tile + (n + lane % 8 + lane / 16 * 8) * kByToken + k + lane / 8 % 2 * 8, to);
   else
     load_transposed(tile + (k + lane % 16) * (D + kPad) + n + lane / 16 * 8, to);
-}
-
-__device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4],
-                                    std::uint32_t b0, std::uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
-      "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 }  // namespace optiq::kernels::cuda

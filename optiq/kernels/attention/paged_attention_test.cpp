@@ -1,4 +1,5 @@
 #include <cmath>
+#include <cstring>
 #include <memory>
 
 #include "mlx/ops.h"
@@ -259,6 +260,42 @@ TEST(PagedAttentionPrimitive, GivesTheSameRowsTokenByTokenAsAtOnceWithoutACache)
             .item<bool>())
         << row;
   }
+}
+
+// The words that a CUDA device's kernels read: of each sequence four, then its pages'
+// addresses, in room for as many as asked for.
+TEST(PageTable, SaysWhereTheRowsAndPagesOfEachSequenceAre) {
+  Call call(both(kv_format("affine", 4, 32)));
+  PageTable table = make_page_table(call.segments, call.kv, 4);
+  EXPECT_EQ(table.room, 4);
+  const auto expect = [&](const std::vector<Segment>& segments) {
+    const auto* words = table.words.data<std::uint32_t>();
+    std::uint32_t row = 0;
+    for (std::uint32_t i = 0; i < 2; ++i) {
+      const std::uint32_t* rows = words + 4 * i;
+      const auto tokens = static_cast<std::uint32_t>(segments[i].tokens);
+      EXPECT_EQ(rows[0], row);
+      EXPECT_EQ(rows[1], tokens);
+      EXPECT_EQ(rows[2], static_cast<std::uint32_t>(segments[i].cached));
+      EXPECT_EQ(rows[3], 4 * i);
+      row += tokens;
+      const int pages = (segments[i].cached + segments[i].tokens + 63) / 64;
+      for (int page = 0; page < pages; ++page) {
+        std::byte* address = nullptr;
+        std::memcpy(&address,
+                    words + 8 + 2 * (4 * i + static_cast<std::uint32_t>(page)),
+                    sizeof address);
+        EXPECT_EQ(address, call.kv[i].pages.pages[page]);
+      }
+    }
+  };
+  expect(call.segments);
+  const std::vector<Segment> next{{1, 68}, {1, 131}};
+  EXPECT_TRUE(fits(table, next));
+  rewrite_page_table(table, next, call.kv);
+  expect(next);
+  EXPECT_FALSE(fits(table, std::vector<Segment>{{1, 256}, {1, 131}}));
+  EXPECT_FALSE(fits(table, std::vector<Segment>{{1, 68}}));
 }
 
 TEST(PagedAttentionPrimitive, RefusesWhatDoesNotGoTogether) {

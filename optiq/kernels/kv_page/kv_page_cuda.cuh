@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "optiq/kernels/cuda_device.cuh"
 #include "optiq/kernels/kv_page/kv_codebook.h"
 #include "optiq/kernels/kv_page/kv_page_cuda.h"
 
@@ -93,13 +94,6 @@ __device__ inline std::uint32_t entries_of(std::uint32_t codes) {
   return (below & ~mask) | (above & mask);
 }
 
-__device__ inline __half2 half2_from(std::uint32_t bits) {
-  return *reinterpret_cast<__half2*>(&bits);
-}
-__device__ inline std::uint32_t bits_from(__half2 h) {
-  return *reinterpret_cast<std::uint32_t*>(&h);
-}
-
 /// Eight codes as whole halves, without scale and bias: two in each.
 template <int bits, bool turbo>
 __device__ inline void whole_halves(EightCodes codes, __half2 (&to)[4]) {
@@ -112,8 +106,8 @@ __device__ inline void whole_halves(EightCodes codes, __half2 (&to)[4]) {
   const __half2 middle = __float2half2_rn(1024 + kMiddle);
 #pragma unroll
   for (int i = 0; i < 4; ++i)
-    to[i] = __hsub2(half2_from(__byte_perm(i < 2 ? codes.low : codes.high, 0x64646464u,
-                                           i % 2 ? 0x4342 : 0x4140)),
+    to[i] = __hsub2(half2_of(__byte_perm(i < 2 ? codes.low : codes.high, 0x64646464u,
+                                         i % 2 ? 0x4342 : 0x4140)),
                     middle);
 }
 

@@ -21,8 +21,7 @@
 #include <cstdint>
 #include <stdexcept>
 
-#include "optiq/kernels/cuda_device.cuh"
-#include "optiq/kernels/linear/linear_cuda.h"
+#include "optiq/kernels/linear/weight_steps.cuh"
 
 namespace optiq::kernels::cuda {
 
@@ -31,51 +30,9 @@ inline constexpr int kWarps = 8;      // of a block
 inline constexpr int kSlots = 8;      // sums of K, however many warps share it
 inline constexpr int kSharedBytes = 96 << 10;
 
-// x made ready, in shared memory or the device's: [parts][M] rows of `row` halves in
-// the order of the codes, and of each row and group its step s and s sum(xh). Rows go
-// on with zeros to the end of a step.
-struct ReadyX {
-  __half* halves;
-  float2* sums;            // [M, groups]
-  std::int64_t row, part;  // halves from one to the next
-  int groups;              // of a row, those of zeros among them
-};
-
 /// True where each block makes x ready for itself.
-inline bool in_block(int M, int N, int K, int parts) {
+inline bool makes_ready_in_block(int M, int N, int K, int parts) {
   return M * parts <= 2 && N <= 8192 && M * parts * K * 4 <= kSharedBytes;
-}
-
-/// One product of a call.
-struct FewRowsPart {
-  const std::uint8_t* w;  // [N, K bits / 8]
-  const void* scales;     // [N, K / group]
-  const void* biases;     // affine only
-  const void* bias;       // [N], or null
-  const float* residual;  // [M, N], or null
-  float* y;               // [M, N]
-  int N;
-  FloatType bias_type;
-  int first_block;
-};
-
-inline constexpr int kMostParts = 4;
-
-/// Products of one format and one x: a launch for all of them.
-struct FewRowsArgs {
-  const float* x;  // [M, K]
-  FewRowsPart parts[kMostParts];
-  int n_parts;
-  int M, K;
-  FloatType scale_type;
-  void* scratch;
-  ReadyX ready;
-};
-
-inline int rows_of_all(const FewRowsArgs& args) {
-  int N = 0;
-  for (int i = 0; i < args.n_parts; ++i) N += args.parts[i].N;
-  return N;
 }
 
 __device__ inline float load_float_cuda(const void* data, std::int64_t i,
@@ -85,142 +42,6 @@ __device__ inline float load_float_cuda(const void* data, std::int64_t i,
   if (type == FloatType::kBF16)
     return __uint_as_float(static_cast<unsigned>(bits) << 16);
   return __half2float(__ushort_as_half(bits));
-}
-
-/// One format.
-template <QuantMode mode_, int bits_, int group_>
-struct Format {
-  static constexpr QuantMode mode = mode_;
-  static constexpr int bits = bits_, group = group_;
-  static constexpr int quarter = group / 4;  // codes of a lane in a group
-  static constexpr int lane_bits = quarter * bits;
-  static constexpr bool aligned = lane_bits % 32 == 0;  // quarters begin at words
-  static constexpr int words = (lane_bits + 31) / 32;   // once they are shifted there
-  static constexpr int words_read = [] {  // that hold a quarter, wherever it begins
-    int most = 0;
-    for (int t = 0; t < 4; ++t)
-      most = std::max(most, (t * lane_bits % 32 + lane_bits + 31) / 32);
-    return most;
-  }();
-  static constexpr bool affine = mode == QuantMode::kAffine;
-  // Pairs of codes that one mask cuts out of a word.
-  static constexpr bool halves = bits == 2 || bits == 4 || bits == 8;
-  static constexpr int mmas = group / 16;
-  // Narrow codes need more values under way to keep the memory busy.
-  static constexpr int step = bits <= 3 ? 512 : 256;
-  static constexpr int groups = step / group;
-
-  // Which of a quarter's codes comes at place i of the order.
-  __host__ __device__ static constexpr int code_at(int i) {
-    if (!halves || lane_bits < 32) return i;
-    constexpr int half = 16 / bits;  // codes in half a word
-    const int word = i / (2 * half), rest = i % (2 * half);
-    return word * 2 * half + rest / 2 + (rest % 2) * half;
-  }
-};
-
-// The words of a quarter, its first code in the lowest bits of the first.
-template <class F>
-__device__ void load_quarter(const std::uint8_t* group, int t, std::uint32_t* words) {
-  if constexpr (F::aligned) {
-    const auto* from = reinterpret_cast<const std::uint32_t*>(group) + t * F::words;
-    if constexpr (F::words % 4 == 0) {
-#pragma unroll
-      for (int i = 0; i < F::words; i += 4) {
-        const uint4 v = __ldcs(reinterpret_cast<const uint4*>(from + i));
-        words[i] = v.x, words[i + 1] = v.y, words[i + 2] = v.z, words[i + 3] = v.w;
-      }
-    } else if constexpr (F::words % 2 == 0) {
-#pragma unroll
-      for (int i = 0; i < F::words; i += 2) {
-        const uint2 v = __ldcs(reinterpret_cast<const uint2*>(from + i));
-        words[i] = v.x, words[i + 1] = v.y;
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < F::words; ++i) words[i] = __ldcs(from + i);
-    }
-  } else {
-    // Of the group's whole words those that the quarter lies in.
-    constexpr int in_group = F::group * F::bits / 32, read = F::words_read;
-    const int bit = t * F::lane_bits, first = bit >> 5;
-    const auto* from = reinterpret_cast<const std::uint32_t*>(group);
-    std::uint32_t raw[read + 1];
-#pragma unroll
-    for (int i = 0; i < read; ++i) raw[i] = __ldcs(from + min(first + i, in_group - 1));
-    raw[read] = 0;
-#pragma unroll
-    for (int i = 0; i < F::words; ++i)
-      words[i] = __funnelshift_r(raw[i], raw[i + 1], bit & 31);
-  }
-}
-
-// Pair p of the order: two codes as the halves of a register, `left` bits up.
-template <class F, int left>
-__device__ std::uint32_t raw_pair(const std::uint32_t* words, int p,
-                                  std::uint32_t base = 0) {
-  constexpr std::uint32_t mask = ((1u << F::bits) - 1) << left;
-  const auto moved = [](std::uint32_t v, int right) {
-    return right > 0 ? v >> right : v << -right;
-  };
-  if constexpr (F::halves && F::lane_bits >= 32) {
-    constexpr int half = 16 / F::bits;
-    return masked_onto<(mask | mask << 16)>(
-        moved(words[p / half], F::bits * (p % half) - left), base);
-  } else {
-    const auto code = [&](int i) {
-      const int bit = i * F::bits, word = bit >> 5, shift = bit & 31;
-      std::uint32_t v = shift + F::bits > 32
-                            ? __funnelshift_r(words[word], words[word + 1], shift)
-                                  << left
-                            : moved(words[word], shift - left);
-      return v & mask;
-    };
-    return base | code(2 * p) | code(2 * p + 1) << 16;
-  }
-}
-
-__device__ inline std::uint32_t bits_of(__half2 h) {
-  return *reinterpret_cast<std::uint32_t*>(&h);
-}
-__device__ inline __half2 half2_of(std::uint32_t bits) {
-  return *reinterpret_cast<__half2*>(&bits);
-}
-
-// What is left added to whole numbers: nothing where sums are to be exact, for it makes
-// them larger, and their rounding with them.
-template <class F, int parts>
-inline constexpr float kOffset = !F::affine || parts == 2 ? 0.0f
-                                 : F::bits == 8           ? 1024.0f
-                                                          : 64.0f;
-
-template <class F, int parts>
-__device__ std::uint32_t value_pair(const std::uint32_t* words, int p) {
-  if constexpr (F::affine) {
-    // 1024 and ten bits of mantissa; or 64, whose mantissa's ones are bit 4.
-    constexpr std::uint32_t base = F::bits == 8 ? 0x64006400u : 0x54005400u;
-    const std::uint32_t raised = raw_pair<F, (F::bits == 8 ? 0 : 4)>(words, p, base);
-    if constexpr (parts == 1) return raised;
-    return bits_of(__hsub2(half2_of(raised), half2_of(base)));
-  } else if constexpr (F::bits == 4) {
-    // Its exponent's and mantissa's bits in the places of a half's, 2^14 too small.
-    const std::uint32_t raw = raw_pair<F, 0>(words, p);
-    const std::uint32_t bits = (raw & 0x00080008u) << 12 | (raw & 0x00070007u) << 9;
-    return bits_of(__hmul2(half2_of(bits), __float2half2_rn(16384.0f)));
-  } else {
-    const std::uint32_t raw = raw_pair<F, 0>(words, p);
-    const std::uint32_t bits = (raw & 0x00800080u) << 8 | (raw & 0x007f007fu) << 7;
-    return bits_of(__hmul2(half2_of(bits), __float2half2_rn(256.0f)));
-  }
-}
-
-__device__ inline void mma(float* c, const std::uint32_t* a, std::uint32_t b0,
-                           std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
-      "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 __device__ inline void load_pairs(const __half* from, std::uint32_t (&to)[4]) {
@@ -295,116 +116,6 @@ __global__ void ready_rows(const __grid_constant__ FewRowsArgs a) {
     make_ready<F, parts>(a.x, a.K, a.ready, unit / groups, unit % groups);
 }
 
-// Where a lane's two rows lie.
-template <class F>
-struct LaneRows {
-  static constexpr int scale_size = F::affine ? 2 : 1;  // but of float32
-  const std::uint8_t* codes[2];
-  const std::uint8_t* scales[2];
-  const std::uint8_t* biases[2];
-
-  __device__ LaneRows(const FewRowsArgs& a, const FewRowsPart& part,
-                      const int (&rows)[2]) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const std::int64_t row = rows[h], groups = a.K / F::group;
-      const int size = F::affine && a.scale_type == FloatType::kF32 ? 4 : scale_size;
-      codes[h] = part.w + row * (static_cast<std::int64_t>(a.K) / 8 * F::bits);
-      scales[h] = static_cast<const std::uint8_t*>(part.scales) + row * groups * size;
-      biases[h] = static_cast<const std::uint8_t*>(part.biases) + row * groups * size;
-    }
-  }
-};
-
-// What a warp has read of its rows for one step. Behind the end of a row it reads the
-// row's first group again, which meets zeros of x.
-template <class F, bool wide>
-struct Step {
-  static constexpr int scale_bytes = F::groups * (F::affine ? 2 : 1);
-  static constexpr int scale_words = (scale_bytes + 3) / 4;
-  std::uint32_t codes[F::groups][2][F::words];
-  std::uint32_t scales[2][scale_words], biases[2][F::affine ? scale_words : 1];
-
-  __device__ void load(const FewRowsArgs& a, const LaneRows<F>& rows, int t, int from) {
-    // Rows of whole steps lie at places for wide loads.
-    const bool whole = a.K % F::step == 0;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      if (whole) {
-        const std::uint8_t* at = rows.codes[h] + from / 8 * F::bits;
-#pragma unroll
-        for (int g = 0; g < F::groups; ++g)
-          load_quarter<F>(at + g * (F::group / 8 * F::bits), t, codes[g][h]);
-        if constexpr (wide) continue;  // at their use
-        const int first = from / F::group * LaneRows<F>::scale_size;
-        load_scales(rows.scales[h] + first, scales[h]);
-        if constexpr (F::affine) load_scales(rows.biases[h] + first, biases[h]);
-      } else {
-#pragma unroll
-        for (int g = 0; g < F::groups; ++g) {
-          const int k = from + g * F::group < a.K ? from + g * F::group : 0;
-          load_quarter<F>(rows.codes[h] + k / 8 * F::bits, t, codes[g][h]);
-          if constexpr (wide) continue;
-          pick_scale(rows.scales[h], k / F::group, g, scales[h]);
-          if constexpr (F::affine)
-            pick_scale(rows.biases[h], k / F::group, g, biases[h]);
-        }
-      }
-    }
-  }
-
-  __device__ static void load_scales(const std::uint8_t* at,
-                                     std::uint32_t (&to)[scale_words]) {
-    if constexpr (scale_bytes >= 16) {
-#pragma unroll
-      for (int i = 0; i < scale_words; i += 4) {
-        const uint4 v = __ldg(reinterpret_cast<const uint4*>(at) + i / 4);
-        to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
-      }
-    } else if constexpr (scale_bytes == 8) {
-      const uint2 v = __ldg(reinterpret_cast<const uint2*>(at));
-      to[0] = v.x, to[1] = v.y;
-    } else {
-      to[0] = __ldg(reinterpret_cast<const std::uint32_t*>(at));
-    }
-  }
-
-  __device__ static void pick_scale(const std::uint8_t* row, int group, int g,
-                                    std::uint32_t (&to)[scale_words]) {
-    constexpr int size = LaneRows<F>::scale_size;
-    const std::uint32_t bits =
-        size == 2 ? static_cast<std::uint32_t>(
-                        reinterpret_cast<const std::uint16_t*>(row)[group])
-                  : static_cast<std::uint32_t>(row[group]);
-    const int shift = 8 * (g * size % 4);
-    std::uint32_t& word = to[g * size / 4];
-    word = (shift == 0 ? 0 : word) | bits << shift;
-  }
-
-  __device__ float scale(const FewRowsArgs& a, const std::uint32_t* words,
-                         const std::uint8_t* row, int from, int g) const {
-    if constexpr (F::affine) {
-      if constexpr (wide) {
-        const int k = from + g * F::group < a.K ? from + g * F::group : 0;
-        return reinterpret_cast<const float*>(row)[k / F::group];
-      }
-      const std::uint32_t bits = words[g / 2] >> (16 * (g % 2)) & 0xffff;
-      return a.scale_type == FloatType::kBF16
-                 ? __uint_as_float(bits << 16)
-                 : __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
-    } else {
-      const std::uint32_t code = words[g / 4] >> (8 * (g % 4)) & 0xff;
-      if constexpr (F::mode == QuantMode::kNvfp4) {
-        const std::uint32_t bits = (code & 0x80u) << 8 | (code & 0x7fu) << 7;
-        return __half2float(__ushort_as_half(static_cast<unsigned short>(bits))) *
-               256.0f;
-      } else {
-        return code == 0 ? 0x1p-127f : __uint_as_float(code << 23);
-      }
-    }
-  }
-};
-
 /// A block has `row_warps` tiles of 16 rows; the warps of one tile share K. `in_block`:
 /// every block makes x ready for itself, in shared memory. `wide`: affine scales are
 /// float32.
@@ -476,7 +187,8 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
             load_pairs(
                 x.halves + part * x.part + (in_x[n] + begin + g * F::group + 4 * m), b);
 #pragma unroll
-            for (int i = 0; i < width; ++i) mma(c[n], f[i], b[2 * i], b[2 * i + 1]);
+            for (int i = 0; i < width; ++i)
+              multiply_add(c[n], f[i], b[2 * i], b[2 * i + 1]);
           }
       }
       float scale[2], bias[2] = {0, 0};
@@ -571,7 +283,7 @@ void few_rows_in_parts(FewRowsArgs args, const Launcher& launch) {
   args.ready.groups = (args.K + F::step - 1) / F::step * F::groups;
   const int K = args.ready.groups * F::group;  // with the zeros
   const bool wide = F::affine && args.scale_type == FloatType::kF32;
-  if (!wide && in_block(args.M, rows_of_all(args), K, parts))
+  if (!wide && makes_ready_in_block(args.M, rows_of_all(args), K, parts))
     return start_few_rows<F, 1, parts, 1, true>(args, launch);
   const std::int64_t values = static_cast<std::int64_t>(args.M) * K;
   args.ready.row = K;
@@ -596,17 +308,6 @@ void few_rows_of(const FewRowsArgs& args, bool exact, const Launcher& launch) {
   else
     few_rows_in_parts<F, 1>(args, launch);
 }
-
-/// One for each width, each in a source of its own: they take long to compile.
-using FewRows = void (*)(const FewRowsArgs& args, int group, bool exact,
-                         const Launcher& launch);
-void few_rows_2(const FewRowsArgs&, int group, bool exact, const Launcher&);
-void few_rows_3(const FewRowsArgs&, int group, bool exact, const Launcher&);
-void few_rows_4(const FewRowsArgs&, int group, bool exact, const Launcher&);
-void few_rows_5(const FewRowsArgs&, int group, bool exact, const Launcher&);
-void few_rows_6(const FewRowsArgs&, int group, bool exact, const Launcher&);
-void few_rows_8(const FewRowsArgs&, int group, bool exact, const Launcher&);
-void few_rows_fp(const FewRowsArgs&, QuantMode mode, bool exact, const Launcher&);
 
 template <int bits>
 void few_rows_affine(const FewRowsArgs& args, int group, bool exact,

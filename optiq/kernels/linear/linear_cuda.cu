@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "optiq/kernels/linear/few_rows_cuda.cuh"
+#include "optiq/kernels/linear/few_rows_args.cuh"
 
 namespace optiq::kernels::cuda {
 namespace {
