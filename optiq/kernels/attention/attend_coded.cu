@@ -1,6 +1,7 @@
 // Up to eight rows of one kv head over a chunk of coded pages, page by page by one warp
-// alone: codes go from memory to the tensor cores through registers, bound by the
-// pages' bytes. The warps of a block share a chunk, and put their sums together.
+// alone: pages come as they are into shared memory while the one before is at work, and
+// codes through registers to the tensor cores. The warps of a block share a chunk, and
+// put their sums together.
 //
 // Both products have the pages on the left (mma.m16n8k16): scores^T = K q^T, sixteen
 // tokens by the rows; y^T = V^T p^T, sixteen channels by the rows. Codes are exact as
