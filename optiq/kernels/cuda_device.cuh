@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "optiq/kernels/float_type.h"
+
 namespace optiq::kernels::cuda {
 
 /// To be called by all threads of a kernel before it touches what another has written,
@@ -15,6 +17,15 @@ __device__ inline void wait_for_inputs() {
   asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+/// float_type.h's load_float.
+__device__ inline float float_at(const void* data, std::int64_t i, FloatType type) {
+  if (type == FloatType::kF32) return static_cast<const float*>(data)[i];
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[i];
+  if (type == FloatType::kBF16)
+    return __uint_as_float(static_cast<unsigned>(bits) << 16);
+  return __half2float(__ushort_as_half(bits));
 }
 
 __device__ inline std::uint32_t bits_of(__half2 h) {

@@ -286,33 +286,6 @@ __device__ void Warp<D>::sum(const KvSide& side, const std::byte* head, int toke
   }
 }
 
-template <class Function>
-__device__ void with_format(const KvFormat& format, Function&& f) {
-  if (format.kind == KvKind::kTurbo) {
-    if (format.bits == 2)
-      f.template operator()<2, true>();
-    else if (format.bits == 3)
-      f.template operator()<3, true>();
-    else
-      f.template operator()<4, true>();
-    return;
-  }
-  switch (format.bits) {
-    case 2:
-      return f.template operator()<2, false>();
-    case 3:
-      return f.template operator()<3, false>();
-    case 4:
-      return f.template operator()<4, false>();
-    case 5:
-      return f.template operator()<5, false>();
-    case 6:
-      return f.template operator()<6, false>();
-    default:
-      return f.template operator()<8, false>();
-  }
-}
-
 // Grid: chunks, tiles of all kv heads, sequences.
 template <int D>
 __global__ void __launch_bounds__(32 * kWarps, D > 128  ? 2
@@ -499,10 +472,10 @@ bool has_coded_pages(const PageForm& form) {
 }
 
 void attend_coded(const AttendArgs& args, const Launcher& launch) {
-  if (args.head_dim == 64) return start<64>(args, launch);
-  if (args.head_dim == 96) return start<96>(args, launch);
-  if (args.head_dim == 128) return start<128>(args, launch);
-  start<256>(args, launch);
+  with_head_dim(args.head_dim, [&]<int D>() {
+    start<D>(args, launch);
+    return 0;
+  });
 }
 
 }  // namespace optiq::kernels::cuda

@@ -196,25 +196,15 @@ void start(const AttendArgs& args, const Launcher& launch) {
 }  // namespace
 
 int stages_of_few(const PageForm& form) {
-  switch (form.coded_layout.head_dim) {
-    case 64:
-      return stages_of<64>(form);
-    case 96:
-      return stages_of<96>(form);
-    case 128:
-      return stages_of<128>(form);
-    case 256:
-      return stages_of<256>(form);
-    default:
-      return 0;
-  }
+  return with_head_dim(form.coded_layout.head_dim,
+                       [&]<int D>() { return stages_of<D>(form); });
 }
 
 void attend_few(const AttendArgs& args, const Launcher& launch) {
-  if (args.head_dim == 64) return start<64>(args, launch);
-  if (args.head_dim == 96) return start<96>(args, launch);
-  if (args.head_dim == 128) return start<128>(args, launch);
-  start<256>(args, launch);
+  with_head_dim(args.head_dim, [&]<int D>() {
+    start<D>(args, launch);
+    return 0;
+  });
 }
 
 }  // namespace optiq::kernels::cuda

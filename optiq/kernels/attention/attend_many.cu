@@ -161,25 +161,15 @@ void start(const AttendArgs& args, int most_tokens, const Launcher& launch) {
 }  // namespace
 
 int stages_of_many(const PageForm& form) {
-  switch (form.coded_layout.head_dim) {
-    case 64:
-      return stages_of<64>(form);
-    case 96:
-      return stages_of<96>(form);
-    case 128:
-      return stages_of<128>(form);
-    case 256:
-      return stages_of<256>(form);
-    default:
-      return 0;
-  }
+  return with_head_dim(form.coded_layout.head_dim,
+                       [&]<int D>() { return stages_of<D>(form); });
 }
 
 void attend_many(const AttendArgs& args, int most_tokens, const Launcher& launch) {
-  if (args.head_dim == 64) return start<64>(args, most_tokens, launch);
-  if (args.head_dim == 96) return start<96>(args, most_tokens, launch);
-  if (args.head_dim == 128) return start<128>(args, most_tokens, launch);
-  start<256>(args, most_tokens, launch);
+  with_head_dim(args.head_dim, [&]<int D>() {
+    start<D>(args, most_tokens, launch);
+    return 0;
+  });
 }
 
 }  // namespace optiq::kernels::cuda

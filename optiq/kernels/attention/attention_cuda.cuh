@@ -114,6 +114,23 @@ int stages_of_many(const PageForm& form);
 /// Stages of so many bytes, 2 at most, that a block has shared memory for beside these.
 int stages_beside(std::size_t shared_bytes, int stage_bytes);
 
+/// f<D>() for the head dims that kernels of tiles are made for; otherwise 0.
+template <class Function>
+int with_head_dim(int head_dim, Function&& f) {
+  switch (head_dim) {
+    case 64:
+      return f.template operator()<64>();
+    case 96:
+      return f.template operator()<96>();
+    case 128:
+      return f.template operator()<128>();
+    case 256:
+      return f.template operator()<256>();
+    default:
+      return 0;
+  }
+}
+
 /// Starts a kernel with more shared memory than a launch has by itself.
 void launch_shared(const void* kernel, const LaunchShape& shape, void** arguments,
                    const Launcher& launch);

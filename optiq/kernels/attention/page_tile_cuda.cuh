@@ -58,8 +58,9 @@ class PageQueue {
     return {&layout_of(page), memory_ + stage * bytes_};
   }
 
-  /// Says that no thread needs the piece any more, and starts with another page. To be
-  /// called once for each front().
+  /// Starts with another page in the piece's place. To be called once for each front().
+  ///
+  /// Requires  of a block, a barrier since its threads last read the piece
   __device__ void pop() {
     if (threads == 32) sync();
     start();
@@ -230,6 +231,34 @@ __device__ void copy_rows(const KvSide& side, const std::byte* head, int end,
   }
 }
 
+/// Calls f<bits, turbo>() for a coded format.
+template <class Function>
+__device__ void with_format(const KvFormat& format, Function&& f) {
+  if (format.kind == KvKind::kTurbo) {
+    if (format.bits == 2)
+      f.template operator()<2, true>();
+    else if (format.bits == 3)
+      f.template operator()<3, true>();
+    else
+      f.template operator()<4, true>();
+    return;
+  }
+  switch (format.bits) {
+    case 2:
+      return f.template operator()<2, false>();
+    case 3:
+      return f.template operator()<3, false>();
+    case 4:
+      return f.template operator()<4, false>();
+    case 5:
+      return f.template operator()<5, false>();
+    case 6:
+      return f.template operator()<6, false>();
+    default:
+      return f.template operator()<8, false>();
+  }
+}
+
 /// The first `end` tokens of a page; returns true where values lie by channel.
 template <int D, int threads, bool keys>
 __device__ bool load_page(const KvSide& side, const std::byte* head, int end,
@@ -244,34 +273,7 @@ __device__ bool load_page(const KvSide& side, const std::byte* head, int end,
     copy_rows<D, threads>(side, head, end, to);
     return false;
   }
-  if (side.format.kind == KvKind::kTurbo) {
-    if (side.format.bits == 2)
-      decode.template operator()<2, true>();
-    else if (side.format.bits == 3)
-      decode.template operator()<3, true>();
-    else
-      decode.template operator()<4, true>();
-    return true;
-  }
-  switch (side.format.bits) {
-    case 2:
-      decode.template operator()<2, false>();
-      break;
-    case 3:
-      decode.template operator()<3, false>();
-      break;
-    case 4:
-      decode.template operator()<4, false>();
-      break;
-    case 5:
-      decode.template operator()<5, false>();
-      break;
-    case 6:
-      decode.template operator()<6, false>();
-      break;
-    default:
-      decode.template operator()<8, false>();
-  }
+  with_format(side.format, decode);
   return true;
 }
 

@@ -15,14 +15,6 @@ struct Args {
   float* y;
 };
 
-__device__ float float_at(const void* data, std::int64_t i, FloatType type) {
-  if (type == FloatType::kF32) return static_cast<const float*>(data)[i];
-  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[i];
-  if (type == FloatType::kBF16)
-    return __uint_as_float(static_cast<unsigned>(bits) << 16);
-  return __half2float(__ushort_as_half(bits));
-}
-
 // Small floats, by their bits in the places of a half's.
 __device__ float e2m1(std::uint32_t code) {
   const std::uint32_t bits = (code & 8) << 12 | (code & 7) << 9;

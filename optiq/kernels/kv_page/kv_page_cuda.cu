@@ -14,7 +14,6 @@ struct AppendArgs {
   PageForm form;
   PagedBatch batch;
   HeadRows k, v;
-  int rows;
 };
 
 __device__ void store_floats(const KvSide& side, std::byte* head, int token, int dim,
@@ -283,7 +282,7 @@ void append_to_pages(const PageForm& form, const PagedBatch& batch, int rows,
                      const HeadRows& k, const HeadRows& v, const Launcher& launch) {
   if (rows == 0) return;
   const KvLayout& layout = form.float_pages > 0 ? form.float_layout : form.coded_layout;
-  AppendArgs args{form, batch, k, v, rows};
+  AppendArgs args{form, batch, k, v};
   void* arguments[] = {&args};
   const int padded = (layout.head_dim + kTileDepth - 1) / kTileDepth * kTileDepth;
   launch(reinterpret_cast<const void*>(&append_rows),

@@ -144,13 +144,6 @@ __device__ inline float half_at(const std::byte* at, std::int64_t i) {
   return __half2float(reinterpret_cast<const __half*>(at)[i]);
 }
 
-__device__ inline float float_at(const std::byte* at, std::int64_t i, FloatType type) {
-  if (type == FloatType::kF32) return reinterpret_cast<const float*>(at)[i];
-  if (type == FloatType::kF16) return half_at(at, i);
-  return __uint_as_float(
-      static_cast<unsigned>(reinterpret_cast<const std::uint16_t*>(at)[i]) << 16);
-}
-
 /// A stored value of a token.
 template <bool keys>
 __device__ inline float stored_value(const KvSide& side, const std::byte* head,

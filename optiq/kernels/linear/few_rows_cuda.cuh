@@ -35,15 +35,6 @@ inline bool makes_ready_in_block(int M, int N, int K, int parts) {
   return M * parts <= 2 && N <= 8192 && M * parts * K * 4 <= kSharedBytes;
 }
 
-__device__ inline float load_float_cuda(const void* data, std::int64_t i,
-                                        FloatType type) {
-  if (type == FloatType::kF32) return static_cast<const float*>(data)[i];
-  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[i];
-  if (type == FloatType::kBF16)
-    return __uint_as_float(static_cast<unsigned>(bits) << 16);
-  return __half2float(__ushort_as_half(bits));
-}
-
 __device__ inline void load_pairs(const __half* from, std::uint32_t (&to)[4]) {
   const uint4 v = *reinterpret_cast<const uint4*>(from);
   to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
@@ -246,7 +237,7 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot)
       sum += sums[slot * row_warps * tiles * 128 + i];
-    if (part.bias) sum += load_float_cuda(part.bias, row, part.bias_type);
+    if (part.bias) sum += float_at(part.bias, row, part.bias_type);
     const std::int64_t at = static_cast<std::int64_t>(m) * part.N + row;
     if (part.residual) sum += part.residual[at];
     part.y[at] = sum;
