@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "optiq/kernels/float_type.h"
+#include "optiq/kernels/glu/glu.h"
 
 namespace optiq::kernels::cuda {
 
@@ -26,6 +27,14 @@ __device__ inline float float_at(const void* data, std::int64_t i, FloatType typ
   if (type == FloatType::kBF16)
     return __uint_as_float(static_cast<unsigned>(bits) << 16);
   return __half2float(__ushort_as_half(bits));
+}
+
+/// f of a gate.
+__device__ inline float gate_value(GluGate f, float g) {
+  // GELU's tanh form as a sigmoid: (1 + tanh(z)) / 2 = sigmoid(2 z).
+  constexpr float kTwice = 1.5957691216057308f;  // 2 sqrt(2 / pi)
+  const float z = f == GluGate::kSilu ? g : kTwice * fmaf(0.044715f * g * g, g, g);
+  return g / (1 + expf(-z));
 }
 
 __device__ inline std::uint32_t bits_of(__half2 h) {
@@ -52,6 +61,14 @@ __device__ inline std::uint32_t masked_onto(std::uint32_t v, std::uint32_t base)
   return to;
 }
 
+/// The bits of `a` where the mask has ones, those of `b` where it has zeros.
+template <std::uint32_t mask>
+__device__ inline std::uint32_t chosen(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t to;
+  asm("lop3.b32 %0, %1, %2, %3, 0xe4;" : "=r"(to) : "r"(a), "r"(b), "n"(mask));
+  return to;
+}
+
 /// Starts a copy of `bytes`, a multiple of 16, from global to shared memory by
 /// `threads` threads of the block; end_copies() closes what has been started, and
 /// wait_for_copies<n>() waits until at most the n last closed are under way (of this
@@ -71,6 +88,19 @@ __device__ inline void end_copies() {
 template <int n>
 __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+}
+
+/// Blocks of a kernel that the device runs at once.
+inline int blocks_at_once(const void* kernel, int threads, std::size_t shared) {
+  static const int processors = [] {
+    int device = 0, n = 1;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device);
+    return n;
+  }();
+  int each = 1;
+  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared);
+  return processors * (each > 0 ? each : 1);
 }
 
 }  // namespace optiq::kernels::cuda

@@ -18,11 +18,7 @@ __global__ void product(const __grid_constant__ Args a) {
   const std::int64_t i =
       static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= a.n) return;
-  const float g = a.g[i];
-  // GELU's tanh form as a sigmoid: (1 + tanh(z)) / 2 = sigmoid(2 z).
-  constexpr float kTwice = 1.5957691216057308f;  // 2 sqrt(2 / pi)
-  const float z = a.gate == GluGate::kSilu ? g : kTwice * fmaf(0.044715f * g * g, g, g);
-  a.y[i] = g / (1 + expf(-z)) * a.u[i];
+  a.y[i] = gate_value(a.gate, a.g[i]) * a.u[i];
 }
 
 }  // namespace

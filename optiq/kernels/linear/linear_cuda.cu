@@ -7,20 +7,63 @@
 namespace optiq::kernels::cuda {
 namespace {
 
-FewRows of_bits(int bits) {
+FewRows affine_rows_of_width(int bits) {
   switch (bits) {
     case 2:
-      return few_rows_2;
+      return affine_rows_2;
     case 3:
-      return few_rows_3;
+      return affine_rows_3;
     case 4:
-      return few_rows_4;
+      return affine_rows_4;
     case 5:
-      return few_rows_5;
+      return affine_rows_5;
     case 6:
-      return few_rows_6;
+      return affine_rows_6;
     default:
-      return few_rows_8;
+      return affine_rows_8;
+  }
+}
+
+// Rows of x in one launch: the exact form of one makes two.
+int rows_of_launch(Activation activation) {
+  return activation == Activation::kExact ? kMostRows / 2 : kMostRows;
+}
+
+// Products of one format, at most kMostProducts.
+void run(const InputRowsView& input, std::span<const Product> products,
+         const GluGate* gate, Activation activation, void* scratch,
+         const Launcher& launch) {
+  const MatrixView& w = products[0].w;
+  const int most = rows_of_launch(activation);
+  for (int first = 0; first < input.M; first += most) {
+    FewRowsArgs args{};
+    args.x = input.x + static_cast<std::int64_t>(first) * input.K;
+    args.norm_weight = input.norm_weight;
+    args.norm_eps = input.norm_eps;
+    args.glu = gate != nullptr;
+    if (gate) args.gate = *gate;
+    args.M = std::min(most, input.M - first);
+    args.K = input.K;
+    args.scale_type = w.type;
+    args.exact = activation == Activation::kExact;
+    args.scratch = scratch;
+    for (const Product& product : products) {
+      const std::int64_t from = static_cast<std::int64_t>(first) * product.w.N;
+      args.products[args.n_products++] = {
+          static_cast<const std::uint8_t*>(product.w.weight),
+          product.w.scales,
+          product.w.biases,
+          product.bias,
+          product.residual ? product.residual + from : nullptr,
+          product.y + from,
+          product.w.N,
+          product.bias_type,
+          0};
+    }
+    if (w.spec.mode == QuantMode::kAffine)
+      affine_rows_of_width(w.spec.bits)(args, w.spec.group_size, launch);
+    else
+      fp_rows(args, w.spec.mode, launch);
   }
 }
 
@@ -28,53 +71,40 @@ FewRows of_bits(int bits) {
 
 bool has_linear(const MatrixView& w) { return w.quantized(); }
 
-std::size_t scratch_bytes(int M, int K, Activation activation) {
-  const int rows = std::min(M, kMostRows),
-            parts = activation == Activation::kExact ? 2 : 1;
-  constexpr int kSmallestGroup = 16, kLargestStep = 512;
-  const std::size_t values = static_cast<std::size_t>(rows) *
-                             ((K + kLargestStep - 1) / kLargestStep * kLargestStep);
-  return values * parts * sizeof(__half) + values / kSmallestGroup * sizeof(float2);
+bool joins_norm_and_gate(const QuantSpec& spec) {
+  return spec.mode == QuantMode::kAffine;
 }
 
-void linear(const float* x, int M, int K, std::span<const Product> products,
+std::size_t scratch_bytes(int M, int K, Activation activation) {
+  const int rows = std::min(M, rows_of_launch(activation)),
+            parts = activation == Activation::kExact ? 2 : 1;
+  constexpr int kSmallestGroup = 16, kLargestStep = 512;
+  const std::size_t values = static_cast<std::size_t>(rows) * parts *
+                             ((K + kLargestStep - 1) / kLargestStep * kLargestStep);
+  return values * 2 + values / kSmallestGroup * sizeof(float2);
+}
+
+void linear(const InputRowsView& input, std::span<const Product> products,
             Activation activation, void* scratch, const Launcher& launch) {
-  const bool exact = activation == Activation::kExact;
   std::size_t done = 0;
   while (done < products.size()) {
     // Those of one format share a launch.
     const MatrixView& w = products[done].w;
     std::size_t end = done + 1;
-    while (end < products.size() && end - done < kMostParts &&
+    while (end < products.size() && end - done < kMostProducts &&
            products[end].w.spec == w.spec && products[end].w.type == w.type)
       ++end;
-    for (int first = 0; first < M; first += kMostRows) {
-      FewRowsArgs args{};
-      args.x = x + static_cast<std::int64_t>(first) * K;
-      args.M = std::min(kMostRows, M - first);
-      args.K = K;
-      args.scale_type = w.type;
-      args.scratch = scratch;
-      for (const Product& product : products.subspan(done, end - done)) {
-        const std::int64_t from = static_cast<std::int64_t>(first) * product.w.N;
-        args.parts[args.n_parts++] = {
-            static_cast<const std::uint8_t*>(product.w.weight),
-            product.w.scales,
-            product.w.biases,
-            product.bias,
-            product.residual ? product.residual + from : nullptr,
-            product.y + from,
-            product.w.N,
-            product.bias_type,
-            0};
-      }
-      if (w.spec.mode == QuantMode::kAffine)
-        of_bits(w.spec.bits)(args, w.spec.group_size, exact, launch);
-      else
-        few_rows_fp(args, w.spec.mode, exact, launch);
-    }
+    run(input, products.subspan(done, end - done), nullptr, activation, scratch,
+        launch);
     done = end;
   }
+}
+
+void glu(GluGate f, const InputRowsView& input, const Product& gate, const Product& up,
+         float* y, Activation activation, void* scratch, const Launcher& launch) {
+  Product both[] = {gate, up};
+  for (Product& product : both) product.y = y, product.residual = nullptr;
+  run(input, both, &f, activation, scratch, launch);
 }
 
 }  // namespace optiq::kernels::cuda

@@ -13,22 +13,43 @@ inline constexpr int kMostRows = 32;
 /// True for every quantized format; dense matrices are cuBLAS's.
 bool has_linear(const MatrixView& w);
 
+/// True where products can take x from before its norm, and gate one another.
+bool joins_norm_and_gate(const QuantSpec& spec);
+
+/// The rows of x that products are given, as they are or, with `norm_weight` [K],
+/// norm_weight x / sqrt(mean(x^2) + norm_eps).
+struct InputRowsView {
+  const float* x;  // [M, K]
+  int M, K;
+  const float* norm_weight = nullptr;
+  float norm_eps = 0;
+};
+
 /// Bytes on the device that a call needs besides, for rows of x as kernels read them.
 std::size_t scratch_bytes(int M, int K, Activation activation);
 
 /// y = x W^T + bias + residual for each product of one x, all pointers of the device. A
 /// row's result depends neither on the other rows nor on the grid.
 ///
-/// kExact keeps 22 bits of each value of x under its group's largest, kInt8 11 bits:
-/// the codes are whole numbers, which half-precision tensor cores multiply exactly.
+/// Affine codes meet x as whole numbers, exactly (ready_rows.cuh): kExact keeps 30 bits
+/// of each value of x under its group's largest, kInt8 15. The small float formats meet
+/// it in half precision: 22 bits and 11.
 ///
 /// Shapes    x [M, K]; W [N, K]; y [M, N]
-/// Requires  has_linear(each w); scratch_bytes of scratch, 16 bytes aligned
+/// Requires  has_linear(each w), joins_norm_and_gate where there is a norm; K a
+/// multiple
+///           of 4; scratch_bytes of scratch, 16 bytes aligned
 /// Throws    std::runtime_error where the device has no shared memory for it; what
 ///           `launch` throws
 /// Cost      M <= kMostRows reads the weights once, bound by bytes; more rows go in
 ///           pieces of so many.
-void linear(const float* x, int M, int K, std::span<const Product> products,
+void linear(const InputRowsView& input, std::span<const Product> products,
             Activation activation, void* scratch, const Launcher& launch);
+
+/// y = f(gate's product) (up's product); their own y and residual are not used.
+///
+/// Requires  what linear() does, gate and up of one format, that joins_norm_and_gate
+void glu(GluGate f, const InputRowsView& input, const Product& gate, const Product& up,
+         float* y, Activation activation, void* scratch, const Launcher& launch);
 
 }  // namespace optiq::kernels::cuda

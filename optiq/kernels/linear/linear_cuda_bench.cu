@@ -57,7 +57,7 @@ int main(int argc, char** argv) {
         product.w.biases = scales.data() + (i % 8 + 8) * of_scales;
         if ((i % 8 + 9) * of_scales > scales.size())
           product.w.scales = product.w.biases = scales.data();
-        cuda::linear(x.data(), M, K, {&product, 1}, activation, scratch.data(),
+        cuda::linear({x.data(), M, K}, {&product, 1}, activation, scratch.data(),
                      testing::launch_now);
       });
       std::printf("%7.0f (%4.0f)", (codes + 2 * of_scales) / t * 1e-9, t * 1e6);

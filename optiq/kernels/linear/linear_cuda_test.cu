@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <memory>
 
 #include "optiq/kernels/cuda_testing.h"
@@ -48,7 +51,8 @@ struct DeviceCall {
   std::vector<float> run(Activation activation) {
     const int K = product.w.K;
     DeviceBuffer<std::uint8_t> scratch(nullptr, cuda::scratch_bytes(M, K, activation));
-    cuda::linear(x.data(), M, K, {&product, 1}, activation, scratch.data(), launch_now);
+    cuda::linear({x.data(), M, K}, {&product, 1}, activation, scratch.data(),
+                 launch_now);
     return y.to_host();
   }
 
@@ -82,7 +86,8 @@ std::vector<double> bounds(const std::vector<float>& x, int M, const MatrixView&
   return all;
 }
 
-void expect_products(Activation activation, double share) {
+// `of_fp`: that share for the small float formats, `of_affine` for affine codes.
+void expect_products(Activation activation, double of_fp, double of_affine) {
   for (const QuantSpec& spec : all_specs()) {
     std::uint32_t seed = 1;
     for (const auto& [M, N, K] : kShapes) {
@@ -104,19 +109,20 @@ void expect_products(Activation activation, double share) {
       ref::linear_exact(x.data(), M, K, product);
       DeviceCall call(x, product, M);
       const std::vector<float> y = call.run(activation);
-      const std::vector<double> bound = bounds(x, M, w.view, share);
+      const std::vector<double> bound =
+          bounds(x, M, w.view, spec.mode == QuantMode::kAffine ? of_affine : of_fp);
       for (std::size_t i = 0; i < y.size(); ++i)
         ASSERT_NEAR(y[i], expected[i], bound[i] + 1e-6 * std::abs(expected[i])) << i;
     }
   }
 }
 
-TEST(LinearCuda, IsTheReferenceButForElevenBitsOfX) {
-  expect_products(Activation::kInt8, 0x1p-12);
+TEST(LinearCuda, IsTheReferenceButForFifteenBitsOfX) {
+  expect_products(Activation::kInt8, 0x1p-12, 0x1p-15);
 }
 
 TEST(LinearCuda, IsTheReferenceInExact) {
-  expect_products(Activation::kExact, 0x1p-19);
+  expect_products(Activation::kExact, 0x1p-19, 0x1p-21);
 }
 
 // Products of one x share launches where their formats are one; none changes another.
@@ -147,7 +153,7 @@ TEST(LinearCuda, GivesProductsTheSameBitsTogetherAsAlone) {
       }
       DeviceBuffer<std::uint8_t> scratch(nullptr,
                                          cuda::scratch_bytes(M, K, activation));
-      cuda::linear(calls[0]->x.data(), M, K, together, activation, scratch.data(),
+      cuda::linear({calls[0]->x.data(), M, K}, together, activation, scratch.data(),
                    launch_now);
       for (std::size_t i = 0; i < calls.size(); ++i)
         EXPECT_EQ(calls[i]->y.to_host(), alone[i]) << M << " " << i;
@@ -170,6 +176,79 @@ TEST(LinearCuda, GivesARowTheSameBitsInEveryCompany) {
       const std::vector<float> alone = one.run(activation);
       for (int n = 0; n < N; ++n)
         ASSERT_EQ(alone[n], together[m * N + n]) << m << ' ' << n;
+    }
+  }
+}
+
+std::vector<float> normed(const std::vector<float>& x, const std::vector<float>& weight,
+                          float eps) {
+  const std::size_t K = weight.size();
+  std::vector<float> y(x.size());
+  for (std::size_t row = 0; row < x.size(); row += K) {
+    double square = 0;
+    for (std::size_t k = 0; k < K; ++k) square += double(x[row + k]) * x[row + k];
+    const double factor = 1 / std::sqrt(square / static_cast<double>(K) + eps);
+    for (std::size_t k = 0; k < K; ++k)
+      y[row + k] = static_cast<float>(weight[k] * (x[row + k] * factor));
+  }
+  return y;
+}
+
+// A norm and a gate in a product are those of kernels of their own; and the number of
+// rows, which decides who makes them, changes no bit.
+TEST(LinearCuda, JoinsNormAndGate) {
+  const int N = 90, K = 1088;
+  for (const QuantSpec& spec : all_specs()) {
+    if (!cuda::joins_norm_and_gate(spec) || K % spec.group_size != 0) continue;
+    const TestMatrix gate = random_coded(N, K, spec, FloatType::kBF16, 3);
+    const TestMatrix up = random_coded(N, K, spec, FloatType::kBF16, 4);
+    const std::vector<float> weight = random_floats(K, 5);
+    std::vector<std::vector<float>> first_rows;
+    for (const int M : {1, 2, 3, 9, 40}) {
+      SCOPED_TRACE(::testing::Message() << describe(spec) << " M " << M);
+      std::vector<float> x = random_floats(std::size_t(M) * K, 6);
+      const std::vector<float> rows = normed(x, weight, 1e-5f);
+      std::vector<float> expected(std::size_t(M) * N), g(expected.size()), u(g.size());
+      Product products[2];
+      products[0].w = gate.view, products[0].y = g.data();
+      products[1].w = up.view, products[1].y = u.data();
+      for (const Product& product : products)
+        ref::linear_exact(rows.data(), M, K, product);
+      for (std::size_t i = 0; i < g.size(); ++i)
+        expected[i] = g[i] / (1 + std::exp(-g[i])) * u[i];
+      DeviceCall of_gate(x, products[0], M), of_up(x, products[1], M);
+      DeviceBuffer<float> y(nullptr, expected.size()), w(weight.data(), K);
+      DeviceBuffer<std::uint8_t> scratch(nullptr,
+                                         cuda::scratch_bytes(M, K, Activation::kExact));
+      cuda::glu(GluGate::kSilu, {of_gate.x.data(), M, K, w.data(), 1e-5f},
+                of_gate.product, of_up.product, y.data(), Activation::kExact,
+                scratch.data(), launch_now);
+      const std::vector<float> found = y.to_host();
+      const double largest = std::abs(
+          *std::ranges::max_element(expected, {}, [](float v) { return std::abs(v); }));
+      for (std::size_t i = 0; i < found.size(); ++i)
+        ASSERT_NEAR(found[i], expected[i], 1e-5 * largest) << i;
+      first_rows.emplace_back(found.begin(), found.begin() + N);
+      EXPECT_EQ(first_rows.back(), first_rows.front());
+    }
+  }
+}
+
+// What is no number stays none, and only in its row.
+TEST(LinearCuda, KeepsWhatIsNoNumber) {
+  const int M = 3, N = 20, K = 256;
+  const TestMatrix w =
+      random_coded(N, K, {QuantMode::kAffine, 4, 64}, FloatType::kBF16, 3);
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
+                          std::numeric_limits<float>::infinity()}) {
+    std::vector<float> x = random_floats(std::size_t(M) * K, 4);
+    x[K + 70] = bad;
+    Product product;
+    product.w = w.view;
+    for (const Activation activation : {Activation::kInt8, Activation::kExact}) {
+      DeviceCall call(x, product, M);
+      const std::vector<float> y = call.run(activation);
+      for (int i = 0; i < M * N; ++i) EXPECT_EQ(std::isfinite(y[i]), i / N != 1) << i;
     }
   }
 }

@@ -7,7 +7,9 @@
 #include <span>
 #include <stdexcept>
 
+#include "mlx/fast.h"
 #include "mlx/ops.h"
+
 #include "mlx/transforms.h"
 #include "optiq/base/error.h"
 #include "optiq/kernels/embedding/embedding_primitive.h"
@@ -15,6 +17,8 @@
 #include "optiq/kernels/linear/linear.h"
 #include "optiq/kernels/linear/weight_primitive.h"
 #include "optiq/kernels/linear_backward/linear_backward.h"
+#include "optiq/kernels/rms_norm/rms_norm_primitive.h"
+
 #ifdef OPTIQ_CUDA
 #include "optiq/kernels/cuda_primitive.h"
 #include "optiq/kernels/linear/linear_cuda.h"
@@ -23,14 +27,16 @@
 namespace optiq::kernels {
 namespace {
 
-// Inputs: x, the weights' arrays, a residual where there is one.
+// Inputs: x, the weights' arrays, the norm's weight where x is to be normed first, a
+// residual where there is one.
 class LinearBase : public FusedPrimitive {
  public:
   LinearBase(const char* name, Fallback fallback, std::vector<WeightSlots> weights,
-             Activation activation)
+             Activation activation, std::optional<float> norm_eps = std::nullopt)
       : FusedPrimitive(fused_stream(), name, std::move(fallback)),
         weights_(std::move(weights)),
-        activation_(activation) {}
+        activation_(activation),
+        norm_eps_(norm_eps) {}
 
  protected:
   // The products of evaluated inputs, their destinations left open.
@@ -73,8 +79,37 @@ class LinearBase : public FusedPrimitive {
     return n;
   }
 
+  bool has_residual(const Arrays& inputs) const {
+    return inputs.size() > 1 + arrays_of_weights() + std::size_t{norm_eps_.has_value()};
+  }
+
+#ifdef OPTIQ_CUDA
+  cuda::InputRowsView rows_of(const Arrays& inputs, CudaCall& call) const {
+    cuda::InputRowsView rows{call.values<float>(inputs[0]), inputs[0].shape(0),
+                             inputs[0].shape(1)};
+    if (norm_eps_) {
+      rows.norm_weight = call.values<float>(inputs[1 + arrays_of_weights()]);
+      rows.norm_eps = *norm_eps_;
+    }
+    return rows;
+  }
+
+  std::vector<Product> products(const Arrays& inputs, CudaCall& call) {
+    return products(
+        inputs, [&](const mx::array& x) { return call.in_rows(x); },
+        [](const mx::array& w) {
+          return static_cast<const void*>(CudaCall::data<char>(w));
+        });
+  }
+
+  void* scratch_of(const cuda::InputRowsView& rows, CudaCall& call) const {
+    return call.scratch(cuda::scratch_bytes(rows.M, rows.K, activation_));
+  }
+#endif
+
   std::vector<WeightSlots> weights_;
   Activation activation_;
+  std::optional<float> norm_eps_;
 };
 
 // Inputs: the gradient by the first product in the place of x, the weights' arrays, the
@@ -127,6 +162,17 @@ bool has_kernel(const mx::array& x, std::span<const WeightSlots> weights) {
 #endif
 }
 
+// True where one kernel takes both products of a gated MLP, which has_kernel.
+bool has_glu_kernel([[maybe_unused]] std::span<const LinearWeight, 2> both) {
+  if (runs_on_cpu()) return true;
+#ifdef OPTIQ_CUDA
+  return both[0].spec == both[1].spec && cuda::joins_norm_and_gate(both[0].spec) &&
+         both[0].scales->dtype() == both[1].scales->dtype();
+#else
+  return false;
+#endif
+}
+
 class Linear : public LinearBase {
  public:
   using LinearBase::LinearBase;
@@ -135,8 +181,8 @@ class Linear : public LinearBase {
   // constants.
   Arrays vjp(const Arrays& primals, const Arrays& cotangents,
              const std::vector<int>& argnums, const Arrays& outputs) override {
-    const bool has_residual = primals.size() > 1 + arrays_of_weights();
-    const int residual = has_residual ? static_cast<int>(primals.size()) - 1 : 0;
+    const int residual =
+        has_residual(primals) ? static_cast<int>(primals.size()) - 1 : 0;
     bool by_kernel = runs_on_cpu();
     for (const int argnum : argnums)
       by_kernel = by_kernel &&
@@ -180,8 +226,7 @@ class Linear : public LinearBase {
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     const mx::array x = contiguous(inputs[0]);
     std::vector<Product> all = products(inputs);
-    const bool has_residual = inputs.size() > 1 + arrays_of_weights();
-    if (has_residual) {
+    if (has_residual(inputs)) {
       const mx::array residual = contiguous(inputs.back());
       all[0].residual = residual.data<float>();
       if (!donate(inputs.back(), outputs[0])) allocate(outputs[0]);
@@ -199,19 +244,12 @@ class Linear : public LinearBase {
   void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
     for (mx::array& out : outputs) allocate(out);
     CudaCall call(stream(), inputs, outputs);
-    const auto in_rows = [&](const mx::array& x) { return call.in_rows(x); };
-    const mx::array x = in_rows(inputs[0]);
-    const int M = x.shape(0), K = x.shape(1);
-    std::vector<Product> all = products(inputs, in_rows, [](const mx::array& w) {
-      return static_cast<const void*>(CudaCall::data<char>(w));
-    });
-    if (inputs.size() > 1 + arrays_of_weights())
-      all[0].residual = CudaCall::data<float>(in_rows(inputs.back()));
-    void* scratch = call.scratch(cuda::scratch_bytes(M, K, activation_));
+    const cuda::InputRowsView rows = rows_of(inputs, call);
+    std::vector<Product> all = products(inputs, call);
+    if (has_residual(inputs)) all[0].residual = call.values<float>(inputs.back());
     for (std::size_t i = 0; i < all.size(); ++i)
       all[i].y = CudaCall::data<float>(outputs[i]);
-    cuda::linear(CudaCall::data<float>(x), M, K, all, activation_, scratch,
-                 call.launcher());
+    cuda::linear(rows, all, activation_, scratch_of(rows, call), call.launcher());
   }
 #endif
 };
@@ -219,8 +257,10 @@ class Linear : public LinearBase {
 class Glu : public LinearBase {
  public:
   Glu(Fallback fallback, std::vector<WeightSlots> weights, Activation activation,
-      GluGate f)
-      : LinearBase("Glu", std::move(fallback), std::move(weights), activation), f_(f) {}
+      GluGate f, std::optional<float> norm_eps)
+      : LinearBase("Glu", std::move(fallback), std::move(weights), activation,
+                   norm_eps),
+        f_(f) {}
 
   // The two products are made once more.
   Arrays vjp(const Arrays& primals, const Arrays& cotangents,
@@ -247,6 +287,17 @@ class Glu : public LinearBase {
               up = all[1], y = outputs[0].data<float>(), activation = activation_,
               f = f_] { glu(f, x, M, K, gate, up, y, activation); });
   }
+
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    allocate(outputs[0]);
+    CudaCall call(stream(), inputs, outputs);
+    const cuda::InputRowsView rows = rows_of(inputs, call);
+    const std::vector<Product> all = products(inputs, call);
+    cuda::glu(f_, rows, all[0], all[1], CudaCall::data<float>(outputs[0]), activation_,
+              scratch_of(rows, call), call.launcher());
+  }
+#endif
 
  private:
   GluGate f_;
@@ -292,13 +343,53 @@ mx::array as_float(const mx::array& x) {
   return x.dtype() == mx::float32 ? x : mx::astype(x, mx::float32);
 }
 
+// The input of products as their kernel takes it: itself or, where a kernel on the
+// device may norm it, what it is the norm of.
+struct JoinedInput {
+  mx::array x;
+  std::optional<NormOf> norm;
+
+  JoinedInput(const mx::array& input, std::span<const LinearWeight> weights)
+      : x(as_float(input)) {
+#ifdef OPTIQ_CUDA
+    if (runs_on_cpu() || x.shape(0) > kMostCudaRows ||
+        !std::ranges::all_of(weights, [](const LinearWeight& w) {
+          return w.scales && cuda::joins_norm_and_gate(w.spec);
+        }))
+      return;
+    norm = norm_of(x);
+    if (norm) x = norm->x;
+#endif
+  }
+
+  std::optional<float> eps() const {
+    return norm ? std::optional(norm->eps) : std::nullopt;
+  }
+  void append_norm(Arrays& inputs) const {
+    if (norm) inputs.push_back(norm->weight);
+  }
+};
+
+// The fallback of products whose norm weight, if there is one, stands at `slot`.
+Fallback normed_first(std::optional<float> eps, std::size_t slot, Fallback products) {
+  if (!eps) return products;
+  return [eps = *eps, slot, products = std::move(products)](const Arrays& in) {
+    Arrays normed = in;
+    normed[0] = mx::fast::rms_norm(in[0], in[slot], eps);
+    return products(normed);
+  };
+}
+
 }  // namespace
 
 mx::array linear(const mx::array& x, const LinearWeight& w,
                  const LinearOptions& options) {
   check_input(x, w);
-  Arrays inputs{as_float(x)};
+  const JoinedInput joined(x, {&w, 1});
+  Arrays inputs{joined.x};
   const std::vector<WeightSlots> slots{append_weight(w, inputs)};
+  const std::size_t norm_slot = inputs.size();
+  joined.append_norm(inputs);
   const mx::Shape shape{x.shape(0), w.output_dim()};
   if (options.residual) {
     if (options.residual->shape() != shape)
@@ -306,22 +397,25 @@ mx::array linear(const mx::array& x, const LinearWeight& w,
           "[linear] expected a residual of shape [{}, {}]", shape[0], shape[1]));
     inputs.push_back(as_float(*options.residual));
   }
-  Fallback fallback = [slots, residual = options.residual.has_value(),
-                       activation = options.activation](const Arrays& in) -> Arrays {
-    const mx::array y = fallback_linear(in[0], in, slots[0], activation);
-    return {residual ? y + in.back() : y};
-  };
+  Fallback fallback = normed_first(
+      joined.eps(), norm_slot,
+      [slots, residual = options.residual.has_value(),
+       activation = options.activation](const Arrays& in) -> Arrays {
+        const mx::array y = fallback_linear(in[0], in, slots[0], activation);
+        return {residual ? y + in.back() : y};
+      });
   if (!has_kernel(x, slots)) return fallback(inputs)[0];
   return mx::array(shape, mx::float32,
                    std::make_shared<Linear>("Linear", std::move(fallback), slots,
-                                            options.activation),
+                                            options.activation, joined.eps()),
                    inputs);
 }
 
 std::vector<mx::array> linear_group(const mx::array& x,
                                     std::span<const LinearWeight> weights,
                                     Activation activation) {
-  Arrays inputs{as_float(x)};
+  const JoinedInput joined(x, weights);
+  Arrays inputs{joined.x};
   std::vector<WeightSlots> slots;
   std::vector<mx::Shape> shapes;
   for (const LinearWeight& w : weights) {
@@ -329,16 +423,19 @@ std::vector<mx::array> linear_group(const mx::array& x,
     slots.push_back(append_weight(w, inputs));
     shapes.push_back({x.shape(0), w.output_dim()});
   }
-  Fallback fallback = [slots, activation](const Arrays& in) -> Arrays {
-    Arrays all;
-    for (const WeightSlots& w : slots)
-      all.push_back(fallback_linear(in[0], in, w, activation));
-    return all;
-  };
+  Fallback fallback = normed_first(
+      joined.eps(), inputs.size(), [slots, activation](const Arrays& in) -> Arrays {
+        Arrays all;
+        for (const WeightSlots& w : slots)
+          all.push_back(fallback_linear(in[0], in, w, activation));
+        return all;
+      });
+  joined.append_norm(inputs);
   if (!has_kernel(x, slots)) return fallback(inputs);
   return mx::array::make_arrays(
       shapes, std::vector<mx::Dtype>(shapes.size(), mx::float32),
-      std::make_shared<Linear>("LinearGroup", std::move(fallback), slots, activation),
+      std::make_shared<Linear>("LinearGroup", std::move(fallback), slots, activation,
+                               joined.eps()),
       inputs);
 }
 
@@ -350,21 +447,26 @@ mx::array glu(const mx::array& x, const LinearWeight& gate, const LinearWeight& 
     throw std::invalid_argument(
         fmt::format("[glu] expected gate and up of equal rows, found {} and {}",
                     gate.output_dim(), up.output_dim()));
-  Arrays inputs{as_float(x)};
+  const std::array both{gate, up};
+  const JoinedInput joined(x, both);
+  Arrays inputs{joined.x};
   const WeightSlots g = append_weight(gate, inputs), u = append_weight(up, inputs);
-  Fallback fallback = [g, u, f, activation](const Arrays& in) -> Arrays {
-    return {plain_gate(fallback_linear(in[0], in, g, activation), f) *
-            fallback_linear(in[0], in, u, activation)};
-  };
-  if (!runs_on_cpu()) {
-    if (!has_kernel(x, std::array{g, u})) return fallback(inputs)[0];
-    const Arrays halves = linear_group(x, std::array{gate, up}, activation);
+  Fallback fallback = normed_first(
+      joined.eps(), inputs.size(), [g, u, f, activation](const Arrays& in) -> Arrays {
+        return {plain_gate(fallback_linear(in[0], in, g, activation), f) *
+                fallback_linear(in[0], in, u, activation)};
+      });
+  joined.append_norm(inputs);
+  if (!has_kernel(x, std::array{g, u})) return fallback(inputs)[0];
+  if (!has_glu_kernel(both)) {
+    const Arrays halves = linear_group(x, both, activation);
     return glu_product(halves[0], halves[1], f);
   }
-  return mx::array({x.shape(0), gate.output_dim()}, mx::float32,
-                   std::make_shared<Glu>(std::move(fallback),
-                                         std::vector<WeightSlots>{g, u}, activation, f),
-                   inputs);
+  return mx::array(
+      {x.shape(0), gate.output_dim()}, mx::float32,
+      std::make_shared<Glu>(std::move(fallback), std::vector<WeightSlots>{g, u},
+                            activation, f, joined.eps()),
+      inputs);
 }
 
 }  // namespace optiq::kernels

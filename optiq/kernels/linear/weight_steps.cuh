@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "optiq/kernels/linear/few_rows_args.cuh"
-#include "optiq/kernels/linear/weight_codes.cuh"
+#include "optiq/kernels/linear/format_cuda.cuh"
 
 namespace optiq::kernels::cuda {
 
@@ -15,15 +15,17 @@ struct LaneRows {
   const std::uint8_t* scales[2];
   const std::uint8_t* biases[2];
 
-  __device__ LaneRows(const FewRowsArgs& a, const FewRowsPart& part,
+  __device__ LaneRows(const FewRowsArgs& a, const FewRowsProduct& product,
                       const int (&rows)[2]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const std::int64_t row = rows[h], groups = a.K / F::group;
       const int size = F::affine && a.scale_type == FloatType::kF32 ? 4 : scale_size;
-      codes[h] = part.w + row * (static_cast<std::int64_t>(a.K) / 8 * F::bits);
-      scales[h] = static_cast<const std::uint8_t*>(part.scales) + row * groups * size;
-      biases[h] = static_cast<const std::uint8_t*>(part.biases) + row * groups * size;
+      codes[h] = product.w + row * (static_cast<std::int64_t>(a.K) / 8 * F::bits);
+      scales[h] =
+          static_cast<const std::uint8_t*>(product.scales) + row * groups * size;
+      biases[h] =
+          static_cast<const std::uint8_t*>(product.biases) + row * groups * size;
     }
   }
 };
@@ -37,7 +39,9 @@ struct Step {
   std::uint32_t codes[F::groups][2][F::words];
   std::uint32_t scales[2][scale_words], biases[2][F::affine ? scale_words : 1];
 
-  __device__ void load(const FewRowsArgs& a, const LaneRows<F>& rows, int t, int from) {
+  __device__ void load(const FewRowsArgs& a, const LaneRows<F>& rows, int t,
+                       int begin) {
+    const auto from = static_cast<unsigned>(begin);
     // Rows of whole steps lie at places for wide loads.
     const bool whole = a.K % F::step == 0;
 #pragma unroll
@@ -48,13 +52,13 @@ struct Step {
         for (int g = 0; g < F::groups; ++g)
           load_quarter<F>(at + g * (F::group / 8 * F::bits), t, codes[g][h]);
         if constexpr (wide) continue;  // at their use
-        const int first = from / F::group * LaneRows<F>::scale_size;
+        const unsigned first = from / F::group * LaneRows<F>::scale_size;
         load_scales(rows.scales[h] + first, scales[h]);
         if constexpr (F::affine) load_scales(rows.biases[h] + first, biases[h]);
       } else {
 #pragma unroll
         for (int g = 0; g < F::groups; ++g) {
-          const int k = from + g * F::group < a.K ? from + g * F::group : 0;
+          const unsigned k = begin + g * F::group < a.K ? from + g * F::group : 0;
           load_quarter<F>(rows.codes[h] + k / 8 * F::bits, t, codes[g][h]);
           if constexpr (wide) continue;
           pick_scale(rows.scales[h], k / F::group, g, scales[h]);

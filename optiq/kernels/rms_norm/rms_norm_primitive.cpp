@@ -102,11 +102,21 @@ class RmsNorm : public FusedPrimitive {
     return {inputs[0].shape()};
   }
 
+  float eps() const { return eps_; }
+
  private:
   float eps_;
 };
 
 }  // namespace
+
+std::optional<NormOf> norm_of(const mx::array& y) {
+  if (!y.has_primitive() || y.status() != mx::array::Status::unscheduled)
+    return std::nullopt;
+  const auto* norm = dynamic_cast<const RmsNorm*>(&y.primitive());
+  if (!norm || y.inputs().size() != 2) return std::nullopt;
+  return NormOf{y.inputs()[0], y.inputs()[1], norm->eps()};
+}
 
 mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps,
                    const std::optional<mx::array>& gate) {

@@ -1,14 +1,12 @@
-// A few rows of x by a quantized matrix, on tensor cores, bound by the weights' bytes.
+// A few rows of x by codes of a small float format, on tensor cores, bound by the
+// weights' bytes.
 //
-// Codes become half-precision whole numbers (or values of a small float format), which
-// are exact, and x is rounded under the largest of its group: x ~ s (hi + lo), hi and
-// lo in half precision. So mma.m16n8k16 (16 rows of W, 8 rows of x) sums code x exactly
-// but for its float32 sums, and a group's sum is scaled once:
-//     y += s (scale sum(code xh) + bias sum(xh)),   xh = hi + lo.
-// Whole numbers come by writing a code into the mantissa of 64 (of 1024 for 8 bits);
-// the bias takes those back, or, with hi and lo, a subtraction from each.
+// Codes become half-precision values, which is exact, and x is rounded under the
+// largest of its group: x ~ s (hi + lo), hi and lo in half precision. So mma.m16n8k16
+// (16 rows of W, 8 rows of x) sums code x exactly but for its float32 sums, and a
+// group's sum is scaled once: y += s scale sum(code xh),   xh = hi + lo.
 //
-// In a step a warp takes 16 rows and 256 or 512 values of each; the warps of a block
+// In a step a warp takes 16 rows and 256 values of each; the warps of a block
 // share K. Steps go to eight slots in turn, each summed for itself, so that a result
 // does not depend on how many warps there are. Lane 4 r + t has row r and r + 8 of the
 // fragment and the t-th quarter of every group: one load for each row and group. Inside
@@ -21,6 +19,8 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "optiq/kernels/linear/code_halves.cuh"
+#include "optiq/kernels/linear/few_rows_args.cuh"
 #include "optiq/kernels/linear/weight_steps.cuh"
 
 namespace optiq::kernels::cuda {
@@ -29,6 +29,16 @@ inline constexpr int kTileRows = 16;  // of W, in a fragment
 inline constexpr int kWarps = 8;      // of a block
 inline constexpr int kSlots = 8;      // sums of K, however many warps share it
 inline constexpr int kSharedBytes = 96 << 10;
+
+// x made ready, in shared memory or the device's: [parts][M] rows of `row` halves in
+// the order of the codes, and of each row and group its step s. Rows go on with zeros
+// to the end of a step.
+struct HalfRows {
+  __half* halves;
+  float* steps;            // [M, groups]
+  std::int64_t row, part;  // halves from one to the next
+  int groups;              // of a row, those of zeros among them
+};
 
 /// True where each block makes x ready for itself.
 inline bool makes_ready_in_block(int M, int N, int K, int parts) {
@@ -46,8 +56,8 @@ __device__ inline void load_pairs(const __half* from, std::uint32_t (&to)[2]) {
 
 // One quarter of a group of one row, on four neighbouring lanes at a time.
 template <class F, int parts>
-__device__ void make_ready(const float* x, int K, const ReadyX& to, int row,
-                           int group) {
+__device__ void make_halves(const float* x, int K, const HalfRows& to, int row,
+                            int group) {
   const int t = threadIdx.x & 3, k = group * F::group + t * F::quarter;
   const float* from = x + static_cast<std::int64_t>(row) * K + k;
   const bool is_there = k < K;
@@ -69,19 +79,16 @@ __device__ void make_ready(const float* x, int K, const ReadyX& to, int row,
       min(max((__float_as_uint(largest) >> 23) + 1, 24u), 252u);
   const float step = __uint_as_float(exponent << 23);
   const float inverse = __uint_as_float((254 - exponent) << 23);
-  float sum = 0;
   __half2 hi[F::quarter / 2], lo[F::quarter / 2];
 #pragma unroll
   for (int i = 0; i < F::quarter; i += 2) {
-    const float p = v[F::code_at(i)] * inverse, q = v[F::code_at(i + 1)] * inverse;
+    const float p = v[code_of_half<F>(i)] * inverse,
+                q = v[code_of_half<F>(i + 1)] * inverse;
     hi[i / 2] = __floats2half2_rn(p, q);
-    float2 seen = __half22float2(hi[i / 2]);
     if constexpr (parts == 2) {
+      const float2 seen = __half22float2(hi[i / 2]);
       lo[i / 2] = __floats2half2_rn(p - seen.x, q - seen.y);
-      const float2 rest = __half22float2(lo[i / 2]);
-      seen.x += rest.x, seen.y += rest.y;
     }
-    sum += seen.x + seen.y;
   }
   __half* at = to.halves + row * to.row + k;
 #pragma unroll
@@ -92,84 +99,77 @@ __device__ void make_ready(const float* x, int K, const ReadyX& to, int row,
       *reinterpret_cast<uint2*>(at + to.part + 2 * i) =
           make_uint2(bits_of(lo[i]), bits_of(lo[i + 1]));
   }
-  sum += __shfl_xor_sync(four, sum, 1);
-  sum += __shfl_xor_sync(four, sum, 2);
-  if (t == 0) to.sums[row * to.groups + group] = make_float2(step, step * sum);
+  if (t == 0) to.steps[row * to.groups + group] = step;
 }
 
 // For calls of so many rows that every block would do the same again.
 template <class F, int parts>
-__global__ void ready_rows(const __grid_constant__ FewRowsArgs a) {
+__global__ void ready_halves(const __grid_constant__ FewRowsArgs a,
+                             const HalfRows ready) {
   wait_for_inputs();
-  const int groups = a.ready.groups;
+  const int groups = ready.groups;
   const int unit = (blockIdx.x * blockDim.x + threadIdx.x) / 4;
   if (unit < a.M * groups)
-    make_ready<F, parts>(a.x, a.K, a.ready, unit / groups, unit % groups);
+    make_halves<F, parts>(a.x, a.K, ready, unit / groups, unit % groups);
 }
 
 /// A block has `row_warps` tiles of 16 rows; the warps of one tile share K. `in_block`:
-/// every block makes x ready for itself, in shared memory. `wide`: affine scales are
-/// float32.
-template <class F, int tiles, int parts, int row_warps, bool in_block, bool wide>
+/// every block makes x ready for itself, in shared memory.
+template <class F, int tiles, int parts, int row_warps, bool in_block>
 __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
-    few_rows(const __grid_constant__ FewRowsArgs a) {
+    fp_rows_kernel(const __grid_constant__ FewRowsArgs a, HalfRows x) {
   extern __shared__ __align__(16) char shared[];
   constexpr int k_warps = kWarps / row_warps;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4,
             t = lane % 4;
-  int which = 0;
-  while (which + 1 < a.n_parts &&
-         static_cast<int>(blockIdx.x) >= a.parts[which + 1].first_block)
-    ++which;
-  const FewRowsPart part = a.parts[which];
-  const int block = blockIdx.x - part.first_block;
+  const FewRowsProduct product = a.products[product_of_block(a, blockIdx.x)];
+  const int block = blockIdx.x - product.first_block;
   const int tile = block * row_warps + warp % row_warps;
-  const int rows[2] = {min(tile * kTileRows + r, part.N - 1),
-                       min(tile * kTileRows + r + 8, part.N - 1)};
-  const LaneRows<F> at(a, part, rows);
+  const int rows[2] = {min(tile * kTileRows + r, product.N - 1),
+                       min(tile * kTileRows + r + 8, product.N - 1)};
+  const LaneRows<F> at(a, product, rows);
 
-  Step<F, wide> even, odd;
+  Step<F, false> even, odd;
   int from = warp / row_warps * F::step;
   constexpr int stride = k_warps * F::step;
   // The weights, which no kernel writes, are under way while x is made ready.
   if (from < a.K) even.load(a, at, t, from);
   wait_for_inputs();
-  ReadyX x = a.ready;
   if constexpr (in_block) {
-    x.groups = a.ready.groups;
     x.row = x.groups * F::group + 8;
     x.part = a.M * x.row;
     x.halves = reinterpret_cast<__half*>(shared);
-    x.sums = reinterpret_cast<float2*>(shared + sizeof(__half) * parts * x.part);
+    x.steps = reinterpret_cast<float*>(shared + sizeof(__half) * parts * x.part);
     for (int row = 0; row < a.M; ++row)
       for (int group = threadIdx.x / 4; group < x.groups; group += kWarps * 8)
-        make_ready<F, parts>(a.x, a.K, x, row, group);
+        make_halves<F, parts>(a.x, a.K, x, row, group);
     __syncthreads();
   }
 
   // Of rows that are not there some other's values do: their sums go nowhere.
-  int in_x[tiles], in_sums[tiles][2];
+  int in_x[tiles], in_steps[tiles][2];
 #pragma unroll
   for (int n = 0; n < tiles; ++n) {
     in_x[n] = min(n * 8 + r, a.M - 1) * static_cast<int>(x.row) + t * F::quarter;
 #pragma unroll
     for (int j = 0; j < 2; ++j)
-      in_sums[n][j] = min(n * 8 + 2 * t + j, a.M - 1) * x.groups;
+      in_steps[n][j] = min(n * 8 + 2 * t + j, a.M - 1) * x.groups;
   }
 
   constexpr int slots = kSlots / k_warps;  // of this warp
   float y[slots][tiles][4] = {};
-  const auto add = [&](const Step<F, wide>& step, int begin, float(&sums)[tiles][4]) {
+  const auto add = [&](const Step<F, false>& step, int begin, float(&sums)[tiles][4]) {
 #pragma unroll
     for (int g = 0; g < F::groups; ++g) {
       float c[tiles][4] = {};
-      constexpr int width = F::mmas > 1 ? 2 : 1;  // products of one load of x
+      constexpr int mmas = F::group / 16;
+      constexpr int width = mmas > 1 ? 2 : 1;  // products of one load of x
 #pragma unroll
-      for (int m = 0; m < F::mmas; m += width) {
+      for (int m = 0; m < mmas; m += width) {
         std::uint32_t f[width][4];
 #pragma unroll
         for (int i = 0; i < 4 * width; ++i)
-          f[i / 4][i % 4] = value_pair<F, parts>(step.codes[g][i % 2], 2 * m + i / 2);
+          f[i / 4][i % 4] = value_pair<F>(step.codes[g][i % 2], 2 * m + i / 2);
 #pragma unroll
         for (int n = 0; n < tiles; ++n)
 #pragma unroll
@@ -182,24 +182,19 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
               multiply_add(c[n], f[i], b[2 * i], b[2 * i + 1]);
           }
       }
-      float scale[2], bias[2] = {0, 0};
+      float scale[2];
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
+      for (int h = 0; h < 2; ++h)
         scale[h] = step.scale(a, step.scales[h], at.scales[h], begin, g);
-        if constexpr (F::affine)
-          bias[h] = fmaf(-kOffset<F, parts>, scale[h],
-                         step.scale(a, step.biases[h], at.biases[h], begin, g));
-      }
 #pragma unroll
       for (int n = 0; n < tiles; ++n)
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          const float2 s = x.sums[in_sums[n][j] + begin / F::group + g];
+          const float s = x.steps[in_steps[n][j] + begin / F::group + g];
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             float& sum = sums[n][2 * h + j];
-            sum = fmaf(scale[h] * s.x, c[n][2 * h + j], sum);
-            if constexpr (F::affine) sum = fmaf(bias[h], s.y, sum);
+            sum = fmaf(scale[h] * s, c[n][2 * h + j], sum);
           }
         }
     }
@@ -232,82 +227,68 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
     const int row =
         (block * row_warps + of_tile) * kTileRows + of_lane / 4 + 8 * (j / 2);  // of W
     const int m = n * 8 + 2 * (of_lane % 4) + j % 2;                            // of x
-    if (row >= part.N || m >= a.M) continue;
+    if (row >= product.N || m >= a.M) continue;
     float sum = 0;
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot)
       sum += sums[slot * row_warps * tiles * 128 + i];
-    if (part.bias) sum += float_at(part.bias, row, part.bias_type);
-    const std::int64_t at = static_cast<std::int64_t>(m) * part.N + row;
-    if (part.residual) sum += part.residual[at];
-    part.y[at] = sum;
+    if (product.bias) sum += float_at(product.bias, row, product.bias_type);
+    const std::int64_t at = static_cast<std::int64_t>(m) * product.N + row;
+    if (product.residual) sum += product.residual[at];
+    product.y[at] = sum;
   }
 }
 
-template <class F, int tiles, int parts, int row_warps, bool in_block,
-          bool wide = false>
-void start_few_rows(FewRowsArgs args, const Launcher& launch) {
-  constexpr auto kernel = few_rows<F, tiles, parts, row_warps, in_block, wide>;
+template <class F, int tiles, int parts, int row_warps, bool in_block>
+void start_fp_rows(FewRowsArgs args, HalfRows ready, const Launcher& launch) {
+  constexpr auto kernel = fp_rows_kernel<F, tiles, parts, row_warps, in_block>;
   const std::size_t of_x =
-      !in_block
-          ? 0
-          : args.M * (sizeof(__half) * parts * (args.ready.groups * F::group + 8) +
-                      sizeof(float2) * args.ready.groups);
+      !in_block ? 0
+                : args.M * (sizeof(__half) * parts * (ready.groups * F::group + 8) +
+                            sizeof(float) * ready.groups);
   const std::size_t of_sums = sizeof(float) * kSlots * row_warps * tiles * 128;
   static const cudaError_t allowed = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (allowed != cudaSuccess) throw std::runtime_error(cudaGetErrorString(allowed));
-  void* arguments[] = {&args};
   const int block_rows = kTileRows * row_warps;
   int blocks = 0;
-  for (int i = 0; i < args.n_parts; ++i) {
-    args.parts[i].first_block = blocks;
-    blocks += (args.parts[i].N + block_rows - 1) / block_rows;
+  for (int i = 0; i < args.n_products; ++i) {
+    args.products[i].first_block = blocks;
+    blocks += (args.products[i].N + block_rows - 1) / block_rows;
   }
+  void* arguments[] = {&args, &ready};
   launch(reinterpret_cast<const void*>(kernel),
          {static_cast<unsigned>(blocks), 1, 1, kWarps * 32, std::max(of_x, of_sums)},
          arguments);
 }
 
 template <class F, int parts>
-void few_rows_in_parts(FewRowsArgs args, const Launcher& launch) {
-  args.ready.groups = (args.K + F::step - 1) / F::step * F::groups;
-  const int K = args.ready.groups * F::group;  // with the zeros
-  const bool wide = F::affine && args.scale_type == FloatType::kF32;
-  if (!wide && makes_ready_in_block(args.M, rows_of_all(args), K, parts))
-    return start_few_rows<F, 1, parts, 1, true>(args, launch);
+void fp_rows_in_parts(FewRowsArgs args, const Launcher& launch) {
+  HalfRows ready{};
+  ready.groups = (args.K + F::step - 1) / F::step * F::groups;
+  const int K = ready.groups * F::group;  // with the zeros
+  if (makes_ready_in_block(args.M, args.products[0].N, K, parts))
+    return start_fp_rows<F, 1, parts, 1, true>(args, ready, launch);
   const std::int64_t values = static_cast<std::int64_t>(args.M) * K;
-  args.ready.row = K;
-  args.ready.part = values;
-  args.ready.halves = static_cast<__half*>(args.scratch);
-  args.ready.sums = reinterpret_cast<float2*>(args.ready.halves + parts * values);
-  void* arguments[] = {&args};
+  ready.row = K;
+  ready.part = values;
+  ready.halves = static_cast<__half*>(args.scratch);
+  ready.steps = reinterpret_cast<float*>(ready.halves + parts * values);
+  void* arguments[] = {&args, &ready};
   const std::int64_t threads = values / F::quarter;
-  launch(reinterpret_cast<const void*>(&ready_rows<F, parts>),
+  launch(reinterpret_cast<const void*>(&ready_halves<F, parts>),
          {static_cast<unsigned>((threads + 127) / 128), 1, 1, 128}, arguments);
-  if constexpr (F::affine)  // rare: one kernel for any number of rows
-    if (wide) return start_few_rows<F, 4, parts, 2, false, true>(args, launch);
-  if (args.M <= 8) return start_few_rows<F, 1, parts, 2, false>(args, launch);
-  if (args.M <= 16) return start_few_rows<F, 2, parts, 2, false>(args, launch);
-  start_few_rows<F, 4, parts, 2, false>(args, launch);
+  if (args.M <= 8) return start_fp_rows<F, 1, parts, 2, false>(args, ready, launch);
+  if (args.M <= 16) return start_fp_rows<F, 2, parts, 2, false>(args, ready, launch);
+  start_fp_rows<F, 4, parts, 2, false>(args, ready, launch);
 }
 
 template <class F>
-void few_rows_of(const FewRowsArgs& args, bool exact, const Launcher& launch) {
-  if (exact)
-    few_rows_in_parts<F, 2>(args, launch);
+void fp_rows_of(const FewRowsArgs& args, const Launcher& launch) {
+  if (args.exact)
+    fp_rows_in_parts<F, 2>(args, launch);
   else
-    few_rows_in_parts<F, 1>(args, launch);
-}
-
-template <int bits>
-void few_rows_affine(const FewRowsArgs& args, int group, bool exact,
-                     const Launcher& launch) {
-  if (group == 32)
-    return few_rows_of<Format<QuantMode::kAffine, bits, 32>>(args, exact, launch);
-  if (group == 64)
-    return few_rows_of<Format<QuantMode::kAffine, bits, 64>>(args, exact, launch);
-  few_rows_of<Format<QuantMode::kAffine, bits, 128>>(args, exact, launch);
+    fp_rows_in_parts<F, 1>(args, launch);
 }
 
 }  // namespace optiq::kernels::cuda

@@ -1,0 +1,9 @@
+#include "optiq/kernels/linear/affine_rows_cuda.cuh"
+
+namespace optiq::kernels::cuda {
+
+void affine_rows_3(const FewRowsArgs& args, int group, const Launcher& launch) {
+  affine_rows_of_bits<3>(args, group, launch);
+}
+
+}  // namespace optiq::kernels::cuda
