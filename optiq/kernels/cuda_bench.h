@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "optiq/kernels/cuda_graph.h"
 #include "optiq/kernels/cuda_testing.h"
 
 namespace optiq::bench {
@@ -30,5 +31,23 @@ double device_seconds(Call&& call, int calls = 64) {
   std::ranges::sort(times);
   return times[2];
 }
+
+/// What `record` starts, as one graph (cuda_graph.h) on a stream that the default one
+/// waits for.
+class Graph {
+ public:
+  template <class Record>
+  explicit Graph(Record&& record) {
+    testing::check_cuda(cudaStreamCreate(&stream_), "stream");
+    record([this](const void* symbol, const kernels::LaunchShape& shape,
+                  void** arguments) { graph_.add(symbol, shape, arguments); });
+  }
+  ~Graph() { cudaStreamDestroy(stream_); }
+  void run() { graph_.launch(stream_); }
+
+ private:
+  kernels::CudaGraph graph_;
+  cudaStream_t stream_ = nullptr;
+};
 
 }  // namespace optiq::bench

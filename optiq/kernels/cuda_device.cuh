@@ -90,17 +90,15 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
 
-/// Blocks of a kernel that the device runs at once.
-inline int blocks_at_once(const void* kernel, int threads, std::size_t shared) {
-  static const int processors = [] {
-    int device = 0, n = 1;
+/// Multiprocessors of the device.
+inline int processors() {
+  static const int n = [] {
+    int device = 0, count = 1;
     cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device);
-    return n;
+    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    return count;
   }();
-  int each = 1;
-  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared);
-  return processors * (each > 0 ? each : 1);
+  return n;
 }
 
 }  // namespace optiq::kernels::cuda

@@ -10,6 +10,7 @@
 #include "mlx/backend/cuda/utils.h"
 #include "optiq/base/error.h"
 #include "optiq/kernels/cuda_copy.h"
+#include "optiq/kernels/cuda_graph.h"
 #include "optiq/kernels/dispatch_tape.h"
 
 namespace optiq::kernels {
@@ -32,80 +33,20 @@ cudaStream_t own_stream() {
   return stream;
 }
 
-bool can_overlap() {
-  int device = 0, major = 0;
-  check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-        "compute capability");
-  return major >= 9;
-}
-
-// Taped launches, as a CUDA graph from the first replay on.
+// Taped launches, as a CUDA graph.
 class CudaTape : public DeviceTape {
  public:
-  ~CudaTape() override {
-    if (graph_) cudaGraphExecDestroy(graph_);
-  }
-
   void add(const void* symbol, const LaunchShape& shape, void** arguments) {
-    Launch launch{symbol, shape, {}};
-    std::size_t offset, size;
-    for (std::size_t i = 0;
-         cudaFuncGetParamInfo(symbol, i, &offset, &size) == cudaSuccess; ++i) {
-      const auto* from = static_cast<const std::byte*>(arguments[i]);
-      launch.arguments.emplace_back(from, from + size);
-    }
-    cudaGetLastError();  // of the parameter behind the last
-    launches_.push_back(std::move(launch));
+    graph_.add(symbol, shape, arguments);
   }
 
   void replay() override {
-    if (!graph_) capture();
-    check(cudaGraphLaunch(graph_, own_stream()), "graph launch");
+    graph_.launch(own_stream());
     check(cudaStreamSynchronize(own_stream()), "taped kernels");
   }
 
  private:
-  struct Launch {
-    const void* symbol;
-    LaunchShape shape;
-    std::vector<std::vector<std::byte>> arguments;
-  };
-
-  void capture() {
-    check(cudaStreamBeginCapture(own_stream(), cudaStreamCaptureModeThreadLocal),
-          "capture");
-    cudaError_t launched = cudaSuccess;
-    for (Launch& launch : launches_) {
-      std::vector<void*> arguments;
-      for (auto& argument : launch.arguments) arguments.push_back(argument.data());
-      const LaunchShape& s = launch.shape;
-      // Each kernel may start while the one before it ends (wait_for_inputs).
-      cudaLaunchAttribute overlap{};
-      overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-      overlap.val.programmaticStreamSerializationAllowed = 1;
-      cudaLaunchConfig_t config{};
-      config.gridDim = dim3(s.grid_x, s.grid_y, s.grid_z);
-      config.blockDim = dim3(s.block_x);
-      config.dynamicSmemBytes = s.shared_bytes;
-      config.stream = own_stream();
-      config.attrs = &overlap;
-      config.numAttrs = can_overlap() ? 1 : 0;
-      launched = cudaLaunchKernelExC(&config, launch.symbol, arguments.data());
-      if (launched != cudaSuccess) break;
-    }
-    cudaGraph_t graph = nullptr;
-    const cudaError_t ended = cudaStreamEndCapture(own_stream(), &graph);
-    check(launched, "captured kernel");
-    check(ended, "end of capture");
-    const cudaError_t made = cudaGraphInstantiate(&graph_, graph, 0);
-    cudaGraphDestroy(graph);
-    check(made, "graph");
-    launches_.clear();
-  }
-
-  std::vector<Launch> launches_;
-  cudaGraphExec_t graph_ = nullptr;
+  CudaGraph graph_;
 };
 
 CudaTape& cuda_part(DispatchTape& tape) {

@@ -18,7 +18,7 @@
 // into it by transposing in registers.
 #include <algorithm>
 
-#include "optiq/kernels/attention/attention_cuda.cuh"
+#include "optiq/kernels/attention/finish_cuda.cuh"
 #include "optiq/kernels/attention/page_tile_cuda.cuh"
 
 namespace optiq::kernels::cuda {
@@ -440,6 +440,8 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128  ? 2
     to[row * (D + 2) + D] = most;
     to[row * (D + 2) + D + 1] = all;
   }
+  static_assert(kRows * D >= D + 32);
+  finish_if_last<kWarps>(a, s, blockIdx.z, tile, head, first, last, &parts[0][0][0]);
 }
 
 // Of each warp's queue: two where so much leaves room for a second block.

@@ -3,7 +3,8 @@
 // its eight warps takes eight keys, of the sums an eighth of the channels.
 #include <algorithm>
 
-#include "optiq/kernels/attention/attention_cuda.cuh"
+#include "optiq/kernels/attention/finish_cuda.cuh"
+
 #include "optiq/kernels/attention/page_tile_cuda.cuh"
 
 namespace optiq::kernels::cuda {
@@ -172,6 +173,9 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 2 : 3)
                                      2 * t) =
               make_float2(y[mine][n][2 * h], y[mine][n][2 * h + 1]);
   }
+  static_assert(sizeof(shared.keys) >= kWarps * (D + 32) * sizeof(float));
+  finish_if_last<kWarps>(a, s, blockIdx.z, tile, head, first, last,
+                         reinterpret_cast<float*>(shared.keys));
 }
 
 template <int D>

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "optiq/kernels/attention/attention_cuda.cuh"
+#include "optiq/kernels/attention/finish_cuda.cuh"
 #include "optiq/kernels/cuda_device.cuh"
 
 namespace optiq::kernels::cuda {
@@ -13,7 +14,12 @@ namespace {
 struct Plan {
   bool exact, by_warps;
   int tile_rows, most_tiles, most_chunks;
+  // The last of a tile's blocks ends its rows: chunks are few, and so is what is left.
+  bool ends_in_block;
 };
+
+// Chunks that warps of one block put together as fast as blocks of their own.
+constexpr int kFewChunks = 8;
 
 int ceil_div(int n, int by) { return (n + by - 1) / by; }
 
@@ -36,10 +42,14 @@ Plan plan_of(const PagedAttentionArgs& args) {
   };
   count(args.most_keys);
   for (const int keys : kChunkSteps) count(keys);
-  if (exact) return {true, false, group, args.most_tokens, most_chunks};
+  if (exact) return {true, false, group, args.most_tokens, most_chunks, false};
   const int rows = few * group, of_tile = by_warps ? 8 : 16;
-  return {false, by_warps, std::min(rows, of_tile), ceil_div(rows, of_tile),
-          most_chunks};
+  return {false,
+          by_warps,
+          std::min(rows, of_tile),
+          ceil_div(rows, of_tile),
+          most_chunks,
+          most_chunks <= kFewChunks && !args.some_many};
 }
 
 std::size_t query_bytes(const PagedAttentionArgs& args, bool exact) {
@@ -55,8 +65,7 @@ struct FinishArgs {
 
 constexpr int kFinishThreads = 128;
 
-// Puts the chunks of a row together, where it has any, and takes it out of the space
-// in which values are stored. Grid: rows, heads.
+// Ends the rows that no block of theirs has ended. Grid: rows, heads.
 __global__ void __launch_bounds__(kFinishThreads)
     finish_rows(const __grid_constant__ FinishArgs f) {
   extern __shared__ float y[];  // [D]
@@ -69,56 +78,18 @@ __global__ void __launch_bounds__(kFinishThreads)
   const int sequence = sequence_of(a.batch, blockIdx.x, lane);
   if (sequence < 0) return;
   const PagedRows s = a.batch.sequences[sequence];
-  float* to = a.y + (at_row * a.n_heads + head) * D;
   const int row = static_cast<int>(at_row - s.row) * group + head % group;
   const int tile = row / a.tile_rows, first = tile * a.tile_rows;
   const int last = min(first + a.tile_rows, s.tokens * group) - 1;
-  const bool has_chunks = f.exact || s.tokens <= kFewTokens;
-  const int chunk = chunk_keys(a, s.cached + s.tokens);
-  const KeyRange met = keys_of(a, s, first, last);
-  float largest = -HUGE_VALF, sum = 0;
-  for (int i = threadIdx.x; i < D; i += kFinishThreads) y[i] = has_chunks ? 0 : to[i];
-  // 32 chunks at a time, each lane with what one of them says of itself.
-  const int end = has_chunks ? (met.end + chunk - 1) / chunk : 0;
-  for (int c = met.begin / chunk; c < end; c += 32) {
-    const int here = min(32, end - c);
-    const float* parts = partial_of(a, sequence, tile, kv_head, c) +
-                         static_cast<std::int64_t>(row - first) * (D + 2);
-    const std::int64_t step = static_cast<std::int64_t>(a.tile_rows) * (D + 2);
-    const float* mine = parts + min(lane, here - 1) * step;
-    const float next = fmaxf(largest, warp_max(mine[D]));
-    const float before = largest == next ? 1.0f : exp2f(largest - next);
-    const float share = lane >= here      ? 0.0f
-                        : mine[D] == next ? 1.0f
-                                          : exp2f(mine[D] - next);
-    sum = fmaf(sum, before, warp_sum(lane < here ? share * mine[D + 1] : 0.0f));
-    largest = next;
+  if (f.exact || s.tokens <= kFewTokens) {
+    put_together<kFinishThreads>(a, s, {sequence, tile, first, row}, kv_head, last, y,
+                                 shares);
+  } else {
+    const float* from = a.y + (at_row * a.n_heads + head) * D;
+    for (int i = threadIdx.x; i < D; i += kFinishThreads) y[i] = from[i];
     __syncthreads();
-    if (threadIdx.x < 32) shares[lane] = share;
-    __syncthreads();
-    for (int i = threadIdx.x; i < D; i += kFinishThreads) {
-      float value = y[i] * before;
-#pragma unroll 8
-      for (int j = 0; j < here; ++j)
-        value = fmaf(parts[j * step + i], shares[j], value);
-      y[i] = value;
-    }
   }
-  __syncthreads();
-  if (threadIdx.x >= 32) return;
-  if (has_chunks)
-    for (int i = lane; i < D; i += 32) y[i] /= sum;
-  __syncwarp();
-  const KvTransform& t = a.form.transform;
-  if (t.v_signs) {
-    hadamard(y, D, lane);
-    multiply_by(y, t.v_signs, D, lane);
-  }
-  multiply_by(y, of_head_cuda(t.sum_scale, kv_head, D), D, lane);
-  const float* gate =
-      a.gate.data ? a.gate.data + at_row * a.gate.row_stride + head * a.gate.head_stride
-                  : nullptr;
-  for (int i = lane; i < D; i += 32) to[i] = gate ? y[i] / (1 + expf(-gate[i])) : y[i];
+  if (threadIdx.x < 32) leave(a, at_row, head, y, lane);
 }
 
 }  // namespace
@@ -152,9 +123,12 @@ std::size_t attention_scratch_bytes(const PagedAttentionArgs& args) {
   const std::size_t queries = query_bytes(args, plan.exact);
   if (!plan.exact && !args.some_few) return queries;
   const KvLayout& layout = layout_of(args.form);
-  return queries + static_cast<std::size_t>(args.batch.n_sequences) * plan.most_tiles *
-                       layout.n_kv_heads * plan.most_chunks * plan.tile_rows *
-                       (layout.head_dim + 2) * sizeof(float);
+  const std::size_t tiles = static_cast<std::size_t>(args.batch.n_sequences) *
+                            plan.most_tiles * layout.n_kv_heads;
+  return queries +
+         tiles * plan.most_chunks * plan.tile_rows * (layout.head_dim + 2) *
+             sizeof(float) +
+         tiles * sizeof(int);
 }
 
 void attention(const PagedAttentionArgs& args, void* scratch, const Launcher& launch) {
@@ -162,16 +136,27 @@ void attention(const PagedAttentionArgs& args, void* scratch, const Launcher& la
   constexpr float kLog2E = 1.4426950408889634f;
   const Plan plan = plan_of(args);
   const KvLayout& layout = layout_of(args.form);
-  make_queries_ready(args.form, args.rows,
-                     {args.q, args.n_heads, args.scale * kLog2E, !plan.exact, scratch},
-                     launch);
+  EnteringHeads heads = args.heads;
+  heads.n_heads = args.n_heads;
+  heads.factor = args.scale * kLog2E;
+  heads.half = !plan.exact;
+  heads.queries = scratch;
+  auto* partial = reinterpret_cast<float*>(static_cast<char*>(scratch) +
+                                           query_bytes(args, plan.exact));
+  if (plan.ends_in_block) {
+    heads.n_zeros = args.batch.n_sequences * plan.most_tiles * layout.n_kv_heads;
+    heads.zeros = reinterpret_cast<int*>(
+        partial + static_cast<std::int64_t>(heads.n_zeros) * plan.most_chunks *
+                      plan.tile_rows * (layout.head_dim + 2));
+  }
+  enter_pages(args.form, args.batch, args.rows, heads, launch);
   const AttendArgs attend{args.form,
                           args.batch,
                           scratch,
                           args.gate,
                           args.y,
-                          reinterpret_cast<float*>(static_cast<char*>(scratch) +
-                                                   query_bytes(args, plan.exact)),
+                          partial,
+                          heads.zeros,
                           args.n_heads,
                           layout.n_kv_heads,
                           layout.head_dim,
@@ -189,6 +174,7 @@ void attention(const PagedAttentionArgs& args, void* scratch, const Launcher& la
       plan.by_warps ? attend_coded(attend, launch) : attend_few(attend, launch);
     if (args.some_many) attend_many(attend, args.most_tokens, launch);
   }
+  if (plan.ends_in_block) return;
   FinishArgs finish{attend, plan.exact};
   void* arguments[] = {&finish};
   launch(reinterpret_cast<const void*>(&finish_rows),

@@ -4,7 +4,8 @@
 // Rows of a sequence and kv head are (token, head of the group), the head running
 // fastest. A context is cut into chunks of whole pages; a block that has taken in a
 // chunk leaves, for each of its rows, the largest score m, the sum l of exp2(score - m)
-// and the unnormalized y, and finish_rows puts the chunks together.
+// and the unnormalized y, and the last block of a tile or finish_rows puts the chunks
+// together (finish_cuda.cuh).
 #pragma once
 #include <cstdint>
 
@@ -20,6 +21,7 @@ struct AttendArgs {
   HeadRows gate;
   float* y;        // [rows, n_heads, D]
   float* partial;  // [sequence, tile, kv head, chunk, tile_rows, D + 2]
+  int* arrivals;   // [sequence, tile, kv head] of blocks; null: finish_rows ends rows
   int n_heads, n_kv_heads, head_dim;
   int window;
   bool causal;

@@ -7,14 +7,14 @@
 
 namespace optiq::kernels::cuda {
 
-/// One call over pages that have the call's own keys and values already.
+/// One call over pages, which the call's own keys and values enter first.
 ///
-/// Shapes    q, gate [rows, n_heads, D] strided; y [rows, n_heads, D]
+/// Shapes    gate [rows, n_heads, D] strided; y [rows, n_heads, D]
 struct PagedAttentionArgs {
   PageForm form;
   PagedBatch batch;
-  HeadRows q;
-  HeadRows gate;  // null data: no gate
+  EnteringHeads heads;  // q, and k, v where they are not in the pages yet
+  HeadRows gate;        // null data: no gate
   float* y;
   int rows, n_heads;
   float scale;

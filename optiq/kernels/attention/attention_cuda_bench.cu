@@ -46,10 +46,12 @@ Measured measure(const KvFormat& format, const Run& run) {
   KvTransform transform;
   if (is_rotated(format)) transform.k_signs = transform.v_signs = signs.data();
   const bool many = run.tokens > cuda::kFewTokens;
+  cuda::EnteringHeads heads;
+  heads.q = {q.data(), kHeads * kDim, kDim};
   const cuda::PagedAttentionArgs args{
       {layout, layout, 0, 0, 0, transform},
       {device_rows.data(), device_table.data(), run.batch},
-      {q.data(), kHeads * kDim, kDim},
+      heads,
       {},
       y.data(),
       run.batch * run.tokens,

@@ -21,10 +21,12 @@ class DeviceProblem {
 
   std::vector<float> run(Activation activation) {
     const AttentionArgs& host = problem_.args;
+    cuda::EnteringHeads heads;
+    heads.q = {q_.data(), host.q_row_stride, host.q_head_stride};
     cuda::PagedAttentionArgs args{
         pages_.form(),
         pages_.batch(),
-        {q_.data(), host.q_row_stride, host.q_head_stride},
+        heads,
         {host.gate ? gate_.data() : nullptr, host.gate_row_stride,
          host.gate_head_stride},
         y_.data(),

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 
@@ -12,6 +14,8 @@
 #include "optiq/kernels/attention/attention_fallback.h"
 #include "optiq/kernels/fused_primitive.h"
 #include "optiq/kernels/kv_page/kv_page.h"
+#include "optiq/kernels/rope/rope_inputs.h"
+
 #ifdef OPTIQ_CUDA
 #include "optiq/kernels/attention/attention_cuda.h"
 #include "optiq/kernels/cuda_primitive.h"
@@ -206,14 +210,17 @@ bool has_device_pages(const PagedCall& call) {
 #endif
 
 // With n_kv_heads > 0, k and v are in the pages already: q stands in their places among
-// the inputs. The last input is the table, where a CUDA device's kernels run.
+// the inputs. Where a CUDA device's kernels run, the last input is the table, and with
+// `rope` q and k are to be turned first, by what stands before the table.
 class PagedAttention : public AttentionBase {
  public:
   PagedAttention(Fallback fallback, Settings settings,
-                 std::shared_ptr<const PagedCall> call, int n_kv_heads = 0)
+                 std::shared_ptr<const PagedCall> call, int n_kv_heads = 0,
+                 std::optional<RopeSettings> rope = std::nullopt)
       : AttentionBase(std::move(fallback), std::move(settings)),
         call_(std::move(call)),
-        n_kv_heads_(n_kv_heads) {}
+        n_kv_heads_(n_kv_heads),
+        rope_(rope) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     Rows rows = rows_of(inputs, outputs[0]);
@@ -238,17 +245,34 @@ class PagedAttention : public AttentionBase {
 #ifdef OPTIQ_CUDA
   void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
     CudaCall call(stream(), inputs, outputs);
-    const auto heads = [](const mx::array& x) -> cuda::HeadRows {
-      OPTIQ_CHECK(x.shape(2) == 1 || x.strides(2) == 1, "heads that lie in one piece");
-      return {CudaCall::data<float>(x), x.strides(0), x.strides(1)};
+    // Before the first launch: kernels follow one another by what they write.
+    allocate(outputs[0]);
+    const auto heads = [&](const mx::array& x) -> cuda::HeadRows {
+      const mx::array from = x.shape(2) == 1 || x.strides(2) == 1 ? x : call.in_rows(x);
+      return {CudaCall::data<float>(from), from.strides(0), from.strides(1)};
     };
+    cuda::EnteringHeads entering;
+    entering.q = heads(inputs[0]);
+    if (n_kv_heads_ == 0) {
+      entering.k = heads(inputs[1]);
+      entering.v = heads(inputs[2]);
+    }
+    RopeArgs rope{};
+    if (rope_) {
+      const auto values = [&]<class T>(const mx::array& x, const T*) {
+        return call.values<T>(x);
+      };
+      rope = rope_args(*rope_, std::span(inputs).subspan(settings_.has_gate ? 4 : 3),
+                       inputs[0], values);
+      entering.rope = &rope;
+    }
     const PageTable& table = *call_->table;
     const auto* rows = CudaCall::data<cuda::PagedRows>(inputs.back());
     cuda::PagedAttentionArgs args{
         form_of(call_->pages[0].pages),
         {rows, reinterpret_cast<std::byte* const*>(rows + table.sequences),
          table.sequences},
-        heads(inputs[0]),
+        entering,
         settings_.has_gate ? heads(inputs[3]) : cuda::HeadRows{},
         nullptr,
         inputs[0].shape(0),
@@ -269,11 +293,6 @@ class PagedAttention : public AttentionBase {
     }
     // A taped call meets longer contexts later.
     if (TapeRecording::current()) args.most_keys = table.room * kPageTokens;
-    // Before the first launch: kernels follow one another by what they write.
-    allocate(outputs[0]);
-    if (n_kv_heads_ == 0)
-      cuda::append_to_pages(args.form, args.batch, args.rows, heads(inputs[1]),
-                            heads(inputs[2]), call.launcher());
     args.y = CudaCall::data<float>(outputs[0]);
     void* scratch = call.scratch(cuda::attention_scratch_bytes(args));
     cuda::attention(args, scratch, call.launcher());
@@ -303,6 +322,7 @@ class PagedAttention : public AttentionBase {
 
   std::shared_ptr<const PagedCall> call_;
   int n_kv_heads_;
+  std::optional<RopeSettings> rope_;
 };
 
 [[noreturn]] void refuse(const std::string& what) {
@@ -433,19 +453,36 @@ mx::array paged_attention(const mx::array& q, const mx::array& k, const mx::arra
   Arrays inputs{q, k, v};
   if (options.gate) inputs.push_back(*options.gate);
   Settings settings = settings_of(segments, options);
-  Fallback fallback = [s = settings, call](const Arrays& in) {
-    return paged_fallback(in, call->segments, call->pages, s.scale, s.window, s.causal,
-                          s.has_gate);
+  std::optional<RopeSettings> rope;
+  if (!runs_on_cpu() && has_kernel(*call)) {
+    // The device's kernel may turn queries and keys itself.
+    if (const auto turned = turned_heads(q, k)) {
+      rope = turned->settings;
+      std::copy_n(turned->inputs.begin(), 2, inputs.begin());
+      inputs.insert(inputs.end(), turned->inputs.begin() + 2, turned->inputs.end());
+    }
+  }
+  Fallback fallback = [s = settings, call, rope](const Arrays& in) {
+    Arrays turned = in;
+    if (rope) {
+      Arrays of_rope{in[0], in[1]};
+      of_rope.insert(of_rope.end(), in.begin() + (s.has_gate ? 4 : 3), in.end() - 1);
+      const Arrays both = plain_rope(of_rope, *rope);
+      std::copy(both.begin(), both.end(), turned.begin());
+    }
+    return paged_fallback(turned, call->segments, call->pages, s.scale, s.window,
+                          s.causal, s.has_gate);
   };
   if (!has_kernel(*call)) return fallback(inputs)[0];
   if (!runs_on_cpu()) {
     call = with_table(std::move(call));
     inputs.push_back(call->table->words);
   }
-  return mx::array(q.shape(), mx::float32,
-                   std::make_shared<PagedAttention>(
-                       std::move(fallback), std::move(settings), std::move(call)),
-                   std::move(inputs));
+  return mx::array(
+      q.shape(), mx::float32,
+      std::make_shared<PagedAttention>(std::move(fallback), std::move(settings),
+                                       std::move(call), 0, rope),
+      std::move(inputs));
 }
 
 mx::array attention_over_pages(const mx::array& q,

@@ -6,14 +6,18 @@
 #include "optiq/kernels/cuda_device.cuh"
 #include "optiq/kernels/kv_page/kv_page_cuda.cuh"
 #include "optiq/kernels/kv_page/kv_page_head.h"
+#include "optiq/kernels/rope/rope_cuda.cuh"
 
 namespace optiq::kernels::cuda {
 namespace {
 
-struct AppendArgs {
+struct EnterArgs {
   PageForm form;
   PagedBatch batch;
-  HeadRows k, v;
+  EnteringHeads heads;  // but for `rope`
+  RopeArgs rope;
+  bool turns;
+  int n_kv_heads, head_dim;
 };
 
 __device__ void store_floats(const KvSide& side, std::byte* head, int token, int dim,
@@ -207,30 +211,38 @@ __device__ void store_row(const KvSide& side, std::byte* head, bool keys, int to
     store_values(side, head, token, padded, codes, lane);
 }
 
-// Grid: rows, heads, keys and values.
-__global__ void append_rows(const __grid_constant__ AppendArgs a) {
-  extern __shared__ float x[];  // [head_dim], then a byte for each padded channel
-  wait_for_inputs();
-  const int row = blockIdx.x, head = blockIdx.y, lane = threadIdx.x;
-  const bool keys = blockIdx.z == 0;
+__device__ void store_query(const EnterArgs& a, int row, int head, float* x, int lane) {
   const KvTransform& t = a.form.transform;
-  const int sequence = sequence_of(a.batch, row, lane);
+  const EnteringHeads& heads = a.heads;
+  const int dim = a.head_dim;
+  multiply_by(x, of_head_cuda(t.q_scale, head / (heads.n_heads / a.n_kv_heads), dim),
+              dim, lane);
+  if (t.k_signs) {
+    multiply_by(x, t.k_signs, dim, lane);
+    hadamard(x, dim, lane);
+  }
+  const std::int64_t at = (static_cast<std::int64_t>(row) * heads.n_heads + head) * dim;
+  for (int i = lane; i < dim; i += 32) {
+    const float value = x[i] * heads.factor;
+    if (heads.half)
+      static_cast<__half*>(heads.queries)[at + i] = __float2half_rn(value);
+    else
+      static_cast<float*>(heads.queries)[at + i] = value;
+  }
+}
+
+__device__ void append(const EnterArgs& a, bool keys, int row, int head, float* x,
+                       int lane) {
+  const KvTransform& t = a.form.transform;
+  const int sequence = sequence_of(a.batch, row, lane), dim = a.head_dim;
   if (sequence < 0) return;
   const PagedRows& s = a.batch.sequences[sequence];
   const int token = s.cached + row - s.row;
   const auto [layout, at] =
       head_in_page(a.form, a.batch.table + s.first_page, token / kPageTokens, head);
-  const int dim = layout->head_dim;
-  const HeadRows& from = keys ? a.k : a.v;
-  const float* values = from.data + row * from.row_stride + head * from.head_stride;
-  const float* mean = keys ? of_head_cuda(t.k_mean, head, dim) : nullptr;
-  const float* scale = of_head_cuda(keys ? t.k_scale : t.v_scale, head, dim);
-  for (int i = lane; i < dim; i += 32) {
-    float value = values[i];
-    if (mean) value -= mean[i];
-    if (scale) value *= scale[i];
-    x[i] = value;
-  }
+  if (const float* mean = keys ? of_head_cuda(t.k_mean, head, dim) : nullptr)
+    for (int i = lane; i < dim; i += 32) x[i] -= mean[i];
+  multiply_by(x, of_head_cuda(keys ? t.k_scale : t.v_scale, head, dim), dim, lane);
   __syncwarp();
   if (const float* signs = keys ? t.k_signs : t.v_signs) {
     multiply_by(x, signs, dim, lane);
@@ -240,36 +252,28 @@ __global__ void append_rows(const __grid_constant__ AppendArgs a) {
             reinterpret_cast<std::uint8_t*>(x + dim), lane);
 }
 
-struct QueryArgs {
-  KvTransform transform;
-  ReadyQueries queries;
-  int n_kv_heads, head_dim;
-};
-
-// Grid: rows, heads.
-__global__ void ready_queries(const __grid_constant__ QueryArgs a) {
-  extern __shared__ float x[];  // [head_dim]
+// Grid: rows, heads of queries, of keys, of values.
+__global__ void enter_rows(const __grid_constant__ EnterArgs a) {
+  extern __shared__ float x[];  // [head_dim], then a byte for each padded channel
   wait_for_inputs();
-  const int row = blockIdx.x, head = blockIdx.y, lane = threadIdx.x, dim = a.head_dim;
-  const HeadRows& q = a.queries.q;
-  const float* from = q.data + row * q.row_stride + head * q.head_stride;
-  const float* scale =
-      of_head_cuda(a.transform.q_scale, head / (a.queries.n_heads / a.n_kv_heads), dim);
-  for (int i = lane; i < dim; i += 32) x[i] = scale ? from[i] * scale[i] : from[i];
+  const int row = blockIdx.x, lane = threadIdx.x,
+            n_heads = a.heads.q.data ? a.heads.n_heads : 0;
+  if (row == 0 && blockIdx.y == 0)
+    for (int i = lane; i < a.heads.n_zeros; i += 32) a.heads.zeros[i] = 0;
+  int head = blockIdx.y;
+  const bool query = head < n_heads;
+  if (!query) head -= n_heads;
+  const bool value = !query && head >= a.n_kv_heads;
+  if (value) head -= a.n_kv_heads;
+  const HeadRows& from = query ? a.heads.q : value ? a.heads.v : a.heads.k;
+  const float* values = from.data + row * from.row_stride + head * from.head_stride;
+  for (int i = lane; i < a.head_dim; i += 32) x[i] = values[i];
   __syncwarp();
-  if (a.transform.k_signs) {
-    multiply_by(x, a.transform.k_signs, dim, lane);
-    hadamard(x, dim, lane);
-  }
-  const std::int64_t at =
-      (static_cast<std::int64_t>(row) * a.queries.n_heads + head) * dim;
-  for (int i = lane; i < dim; i += 32) {
-    const float value = x[i] * a.queries.factor;
-    if (a.queries.half)
-      static_cast<__half*>(a.queries.to)[at + i] = __float2half_rn(value);
-    else
-      static_cast<float*>(a.queries.to)[at + i] = value;
-  }
+  if (a.turns && !value) turn_head(a.rope, query ? a.rope.q : a.rope.k, row, x, lane);
+  if (query)
+    store_query(a, row, head, x, lane);
+  else
+    append(a, !value, row, head, x, lane);
 }
 
 }  // namespace
@@ -278,28 +282,24 @@ bool has_pages(const PageForm& form) {
   return form.coded_layout.k.format.kind != KvKind::kTurboQjl;
 }
 
-void append_to_pages(const PageForm& form, const PagedBatch& batch, int rows,
-                     const HeadRows& k, const HeadRows& v, const Launcher& launch) {
-  if (rows == 0) return;
+void enter_pages(const PageForm& form, const PagedBatch& batch, int rows,
+                 const EnteringHeads& heads, const Launcher& launch) {
   const KvLayout& layout = form.float_pages > 0 ? form.float_layout : form.coded_layout;
-  AppendArgs args{form, batch, k, v};
+  const int n =
+      (heads.q.data ? heads.n_heads : 0) + (heads.k.data ? 2 * layout.n_kv_heads : 0);
+  if (rows == 0 || n == 0) return;
+  EnterArgs args{form,
+                 batch,
+                 heads,
+                 heads.rope ? *heads.rope : RopeArgs{},
+                 heads.rope != nullptr,
+                 layout.n_kv_heads,
+                 layout.head_dim};
   void* arguments[] = {&args};
   const int padded = (layout.head_dim + kTileDepth - 1) / kTileDepth * kTileDepth;
-  launch(reinterpret_cast<const void*>(&append_rows),
-         {static_cast<unsigned>(rows), static_cast<unsigned>(layout.n_kv_heads), 2, 32,
+  launch(reinterpret_cast<const void*>(&enter_rows),
+         {static_cast<unsigned>(rows), static_cast<unsigned>(n), 1, 32,
           layout.head_dim * sizeof(float) + static_cast<std::size_t>(padded)},
-         arguments);
-}
-
-void make_queries_ready(const PageForm& form, int rows, const ReadyQueries& queries,
-                        const Launcher& launch) {
-  if (rows == 0) return;
-  const KvLayout& layout = form.float_pages > 0 ? form.float_layout : form.coded_layout;
-  QueryArgs args{form.transform, queries, layout.n_kv_heads, layout.head_dim};
-  void* arguments[] = {&args};
-  launch(reinterpret_cast<const void*>(&ready_queries),
-         {static_cast<unsigned>(rows), static_cast<unsigned>(queries.n_heads), 1, 32,
-          layout.head_dim * sizeof(float)},
          arguments);
 }
 

@@ -101,7 +101,7 @@ __device__ inline void whole_halves(EightCodes codes, __half2 (&to)[4]) {
     codes.low = entries_of<bits>(codes.low);
     codes.high = entries_of<bits>(codes.high);
   }
-  // A byte in the mantissa of 1024 (few_rows_cuda.cuh).
+  // A byte in the mantissa of 1024 (2^10, whose mantissa's last bit is one).
   constexpr float kMiddle = turbo ? kCodebookZero + 1 : 1 << (bits - 1);
   const __half2 middle = __float2half2_rn(1024 + kMiddle);
 #pragma unroll
@@ -184,6 +184,7 @@ __device__ inline void hadamard(float* x, int n, int lane) {
   __syncwarp();
 }
 
+/// By one warp, whose lanes have written x in turn.
 __device__ inline void multiply_by(float* x, const float* factors, int n, int lane) {
   if (!factors) return;
   for (int i = lane; i < n; i += 32) x[i] *= factors[i];

@@ -4,6 +4,7 @@
 
 #include "optiq/kernels/cuda_launch.h"
 #include "optiq/kernels/kv_page/kv_layout.h"
+#include "optiq/kernels/rope/rope.h"
 
 namespace optiq::kernels::cuda {
 
@@ -38,25 +39,30 @@ struct HeadRows {
 /// True for pages that these kernels write and read: every format but kTurboQjl.
 bool has_pages(const PageForm& form);
 
-/// kv_page.h's append_to_pages for all sequences of a call. Codes may differ by one
-/// step from those of the CPU, where a rounding falls the other way.
+/// The heads of a call on their way into attention; null data: none of them.
 ///
-/// Shapes    k, v [rows, n_kv_heads, head_dim]
-void append_to_pages(const PageForm& form, const PagedBatch& batch, int rows,
-                     const HeadRows& k, const HeadRows& v, const Launcher& launch);
-
-/// Queries as they meet the stored keys: by q_scale, rotated, times `factor`; in half
-/// precision, or in float.
-///
-/// Shapes    q [rows, n_heads, head_dim]; to [rows, n_heads, head_dim]
-struct ReadyQueries {
-  HeadRows q;
-  int n_heads;
-  float factor;
-  bool half;
-  void* to;
+/// Shapes    q [rows, n_heads, head_dim]; k, v [rows, n_kv_heads, head_dim];
+///           queries [rows, n_heads, head_dim]
+struct EnteringHeads {
+  HeadRows q{}, k{}, v{};
+  // Turns q and k first (rope.h), whose x and y are not used; null: they are not
+  // turned.
+  const RopeArgs* rope = nullptr;
+  // Queries as they meet the stored keys: by q_scale, rotated, times `factor`; in half
+  // precision, or in float.
+  int n_heads = 0;
+  float factor = 1;
+  bool half = false;
+  void* queries = nullptr;
+  // Set to zero on the way.
+  int* zeros = nullptr;
+  int n_zeros = 0;
 };
-void make_queries_ready(const PageForm& form, int rows, const ReadyQueries& queries,
-                        const Launcher& launch);
+
+/// Makes queries ready, and keys and values kv_page.h's append_to_pages for all
+/// sequences of a call. Codes may differ by one step from those of the CPU, where a
+/// rounding falls the other way.
+void enter_pages(const PageForm& form, const PagedBatch& batch, int rows,
+                 const EnteringHeads& heads, const Launcher& launch);
 
 }  // namespace optiq::kernels::cuda

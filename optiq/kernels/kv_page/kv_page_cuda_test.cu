@@ -24,9 +24,10 @@ void append(DevicePages& pages, const KvData& data, int first, int count) {
   const std::int64_t width = std::int64_t{data.n_kv_heads} * data.head_dim;
   const DeviceBuffer<float> k(data.k.data() + first * width, count * width);
   const DeviceBuffer<float> v(data.v.data() + first * width, count * width);
-  cuda::append_to_pages(pages.form(), pages.batch(), count,
-                        {k.data(), width, data.head_dim},
-                        {v.data(), width, data.head_dim}, launch_now);
+  cuda::EnteringHeads heads;
+  heads.k = {k.data(), width, data.head_dim};
+  heads.v = {v.data(), width, data.head_dim};
+  cuda::enter_pages(pages.form(), pages.batch(), count, heads, launch_now);
   check_cuda(cudaDeviceSynchronize(), "append");
 }
 

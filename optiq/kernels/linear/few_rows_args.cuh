@@ -16,7 +16,7 @@ struct FewRowsProduct {
   float* y;               // [M, N]
   int N;
   FloatType bias_type;
-  int first_block;
+  int first_tile;  // of the launch's tiles of rows
 };
 
 inline constexpr int kMostProducts = 4;
@@ -36,11 +36,10 @@ struct FewRowsArgs {
   void* scratch;  // x made ready, if not each block does that
 };
 
-/// The product that a block is of.
-__device__ inline int product_of_block(const FewRowsArgs& a, int block) {
+/// The product that a tile of rows is of.
+__device__ inline int product_of_tile(const FewRowsArgs& a, int tile) {
   int which = 0;
-  while (which + 1 < a.n_products && block >= a.products[which + 1].first_block)
-    ++which;
+  while (which + 1 < a.n_products && tile >= a.products[which + 1].first_tile) ++which;
   return which;
 }
 

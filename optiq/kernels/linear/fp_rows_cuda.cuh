@@ -122,12 +122,12 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
   constexpr int k_warps = kWarps / row_warps;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4,
             t = lane % 4;
-  const FewRowsProduct product = a.products[product_of_block(a, blockIdx.x)];
-  const int block = blockIdx.x - product.first_block;
+  const FewRowsProduct product = a.products[product_of_tile(a, blockIdx.x)];
+  const int block = blockIdx.x - product.first_tile;
   const int tile = block * row_warps + warp % row_warps;
   const int rows[2] = {min(tile * kTileRows + r, product.N - 1),
                        min(tile * kTileRows + r + 8, product.N - 1)};
-  const LaneRows<F> at(a, product, rows);
+  const LaneRows<F> at(product, rows, a.K / 8 * F::bits, a.K / F::group);
 
   Step<F, false> even, odd;
   int from = warp / row_warps * F::step;
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
       float scale[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h)
-        scale[h] = step.scale(a, step.scales[h], at.scales[h], begin, g);
+        scale[h] = step.scale(a, step.scales[h], at.scales(h), begin, g);
 #pragma unroll
       for (int n = 0; n < tiles; ++n)
 #pragma unroll
@@ -253,7 +253,7 @@ void start_fp_rows(FewRowsArgs args, HalfRows ready, const Launcher& launch) {
   const int block_rows = kTileRows * row_warps;
   int blocks = 0;
   for (int i = 0; i < args.n_products; ++i) {
-    args.products[i].first_block = blocks;
+    args.products[i].first_tile = blocks;
     blocks += (args.products[i].N + block_rows - 1) / block_rows;
   }
   void* arguments[] = {&args, &ready};

@@ -81,7 +81,9 @@ std::size_t scratch_bytes(int M, int K, Activation activation) {
   constexpr int kSmallestGroup = 16, kLargestStep = 512;
   const std::size_t values = static_cast<std::size_t>(rows) * parts *
                              ((K + kLargestStep - 1) / kLargestStep * kLargestStep);
-  return values * 2 + values / kSmallestGroup * sizeof(float2);
+  constexpr int kOfRow = 64;  // a row's sums of squares
+  return values * 2 + values / kSmallestGroup * sizeof(float2) +
+         static_cast<std::size_t>(rows) * parts * kOfRow;
 }
 
 void linear(const InputRowsView& input, std::span<const Product> products,

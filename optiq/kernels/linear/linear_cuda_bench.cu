@@ -1,5 +1,7 @@
 // linear_cuda_bench [BITS [GROUP]]: bytes a second of products with few rows, weights
-// from the device's memory each time, beside a copy's.
+// from the device's memory each time, beside a copy's; and of the four products of a
+// layer, one behind the other as in a decoding step.
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +15,51 @@ using namespace optiq;
 using namespace optiq::kernels;
 using optiq::testing::check_cuda;
 using optiq::testing::DeviceBuffer;
+
+// The matrices of a layer of Qwen3-8B.
+constexpr int kHidden = 4096, kInner = 12288, kHeads = 6144;
+constexpr int kLayers = 36;
+
+void layers(const QuantSpec& spec, int M, const DeviceBuffer<std::uint8_t>& memory,
+            const DeviceBuffer<std::uint8_t>& scales, std::uint8_t* scratch) {
+  const auto rows = static_cast<std::size_t>(M);
+  DeviceBuffer<float> x(nullptr, rows * kHidden), heads(nullptr, rows * kHeads),
+      inner(nullptr, rows * kInner), norm(nullptr, kHidden);
+  cudaMemset(x.data(), 0, x.size() * 4);
+  cudaMemset(norm.data(), 0, norm.size() * 4);
+  std::size_t at = 0, bytes = 0;
+  const auto product = [&](int N, int K, float* y) {
+    Product p;
+    p.w.N = N, p.w.K = K, p.w.type = FloatType::kBF16, p.w.spec = spec;
+    p.y = y;
+    const std::size_t codes = std::size_t(N) * K * spec.bits / 8;
+    if (at + codes > memory.size()) at = 0;
+    p.w.weight = memory.data() + at;
+    at += codes;
+    p.w.scales = p.w.biases = scales.data();
+    bytes += codes + std::size_t(N) * (K / spec.group_size) * 4;
+    return p;
+  };
+  bench::Graph graph([&](const Launcher& launch) {
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const auto run = [&](const cuda::InputRowsView& input, Product p,
+                           float* residual) {
+        p.residual = residual;
+        cuda::linear(input, {&p, 1}, Activation::kInt8, scratch, launch);
+      };
+      const cuda::InputRowsView normed{x.data(), M, kHidden, norm.data(), 1e-5f};
+      run(normed, product(kHeads, kHidden, heads.data()), nullptr);
+      run({heads.data(), M, kHidden}, product(kHidden, kHidden, x.data()), x.data());
+      const Product gate = product(kInner, kHidden, inner.data());
+      cuda::glu(GluGate::kSilu, normed, gate, product(kInner, kHidden, inner.data()),
+                inner.data(), Activation::kInt8, scratch, launch);
+      run({inner.data(), M, kInner}, product(kHidden, kInner, x.data()), x.data());
+    }
+  });
+  const double t = bench::device_seconds([&](int) { graph.run(); });
+  std::printf("%d rows: a layer's products %.1f us, %.0f GB/s\n", M, t / kLayers * 1e6,
+              static_cast<double>(bytes) / t * 1e-9);
+}
 
 }  // namespace
 
@@ -67,4 +114,5 @@ int main(int argc, char** argv) {
     line(1, Activation::kExact);
     std::printf("\n");
   }
+  for (int M : rows) layers(spec, M, weights, scales, scratch.data());
 }

@@ -10,43 +10,48 @@
 namespace optiq::kernels::cuda {
 
 inline constexpr int kReadyThreads = 256;  // of a block
+inline constexpr int kReadyWarps = kReadyThreads / 32;
 
 /// Rows of X, in shared memory or the device's: of each group `group` high bytes in the
 /// order of the codes' bytes, then as many low ones; and step and step sum(X). Rows go
-/// on with zeros to the end of a step.
+/// on with zeros to the end of a step. Of x that is to be normed X is without the
+/// norm's factor, for which each warp's sum of squares is kept.
 struct ReadyX {
   std::int8_t* bytes;  // [rows, groups, 2, group]
   float2* sums;        // [rows, groups]
+  float* squares;      // [rows, kReadyWarps], of the first row of each row of x
   int groups;          // of a row, those of zeros among them
 
   __device__ __host__ ReadyX(void* memory, int rows, int n_groups, int group)
       : bytes(static_cast<std::int8_t*>(memory)),
         sums(reinterpret_cast<float2*>(bytes +
                                        std::int64_t{2} * rows * n_groups * group)),
+        squares(reinterpret_cast<float*>(sums + std::int64_t{1} * rows * n_groups)),
         groups(n_groups) {}
   static __host__ std::size_t size(int rows, int n_groups, int group) {
-    return std::size_t(rows) * n_groups * (2 * group + sizeof(float2));
+    return std::size_t(rows) *
+           (n_groups * (2 * group + sizeof(float2)) + kReadyWarps * sizeof(float));
+  }
+
+  /// 1 / the root of the mean square of K values.
+  __device__ float norm_factor(int row, int K, float eps) const {
+    float sum = 0;
+#pragma unroll
+    for (int warp = 0; warp < kReadyWarps; ++warp)
+      sum += squares[row * kReadyWarps + warp];
+    return 1 / sqrtf(sum / static_cast<float>(K) + eps);
+  }
+  /// Called by all lanes of a warp with what each has summed.
+  __device__ void keep_squares(int row, float square) const {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+      square += __shfl_xor_sync(~0u, square, step);
+    if (threadIdx.x % 32 == 0) squares[row * kReadyWarps + threadIdx.x / 32] = square;
   }
 };
 
-/// 1 / the root of the mean square of a row, by all threads of a block.
-__device__ inline float norm_factor(const float* x, int K, float eps) {
-  __shared__ float sums[kReadyThreads / 32];
-  float square = 0;
-  for (int i = 4 * threadIdx.x; i < K; i += 4 * kReadyThreads) {
-    const float4 v = *reinterpret_cast<const float4*>(x + i);
-    square = fmaf(v.x, v.x, square), square = fmaf(v.y, v.y, square);
-    square = fmaf(v.z, v.z, square), square = fmaf(v.w, v.w, square);
-  }
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) square += __shfl_xor_sync(~0u, square, step);
-  __syncthreads();  // the sums of a row before have been read
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = square;
-  __syncthreads();
-  float sum = 0;
-#pragma unroll
-  for (int warp = 0; warp < kReadyThreads / 32; ++warp) sum += sums[warp];
-  return 1 / sqrtf(sum / static_cast<float>(K) + eps);
+__device__ inline float with_squares(float sum, const float4& v) {
+  return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
 }
 
 // The largest size of a quarter's values; not finite if one of them is not.
@@ -56,23 +61,23 @@ __device__ inline float larger(float largest, float v) {
 }
 
 /// One quarter of a group of a row, on four neighbouring lanes at a time. `weight`:
-/// null, or what x is multiplied by besides `factor`. Writes `parts` rows from `row`
-/// on.
+/// null, or what x is multiplied by. Writes `parts` rows from `row` on; returns the sum
+/// of x's squares.
 template <class F>
-__device__ void make_ready(const float* x, const float* weight, float factor, int K,
-                           const ReadyX& to, int row, int group, int parts) {
+__device__ float make_ready(const float* x, const float* weight, int K,
+                            const ReadyX& to, int row, int group, int parts) {
   const int t = threadIdx.x & 3, k = group * F::group + t * F::quarter;
   float v[F::quarter];
-  float largest = 0;
+  float largest = 0, square = 0;
 #pragma unroll
   for (int i = 0; i < F::quarter; i += 4) {
     float4 four = make_float4(0, 0, 0, 0);
     if (k < K) {
       four = *reinterpret_cast<const float4*>(x + k + i);
       if (weight) {
+        square = with_squares(square, four);
         const float4 w = *reinterpret_cast<const float4*>(weight + k + i);
-        four.x = w.x * (four.x * factor), four.y = w.y * (four.y * factor);
-        four.z = w.z * (four.z * factor), four.w = w.w * (four.w * factor);
+        four.x *= w.x, four.y *= w.y, four.z *= w.z, four.w *= w.w;
       }
     }
     v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
@@ -85,8 +90,9 @@ __device__ void make_ready(const float* x, const float* weight, float factor, in
   constexpr float kLargest = 32512;  // 127 * 256: high bytes reach 127
   constexpr float kFiner = 65024;
   // Not fmaxf, which would hide what is no number.
-  float step = (largest < 1e-30f ? 1e-30f : largest) / kLargest;
-  const float inverse = 1 / step;
+  largest = largest < 1e-30f ? 1e-30f : largest;
+  float step = largest * (1 / kLargest);
+  const float inverse = __fdividef(kLargest, largest);
 #pragma unroll
   for (int i = 0; i < F::quarter; ++i) v[i] *= inverse;
   for (int part = 0; part < parts; ++part) {
@@ -94,23 +100,26 @@ __device__ void make_ready(const float* x, const float* weight, float factor, in
         to.bytes +
         (static_cast<std::int64_t>(row + part) * to.groups + group) * (2 * F::group) +
         t * F::quarter;
+    // Added to 1.5 2^23, a number's nearest whole one is in the low bits.
+    constexpr float kRounder = 12582912;
     int whole[F::quarter], sum = 0;
 #pragma unroll
     for (int i = 0; i < F::quarter; ++i) {
-      const float nearest = rintf(v[i]);
-      whole[i] = static_cast<int>(nearest);
+      const float raised = v[i] + kRounder;
+      whole[i] = __float_as_int(raised) - __float_as_int(kRounder);
       sum += whole[i];
-      v[i] = (v[i] - nearest) * kFiner;
+      if (parts > 1) v[i] = (v[i] - (raised - kRounder)) * kFiner;
     }
 #pragma unroll
     for (int i = 0; i < F::quarter; i += 4) {
-      std::uint32_t highs = 0, lows = 0;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int X = whole[code_of_byte<F>(i + j)];
-        highs |= (static_cast<std::uint32_t>(X + 128) >> 8 & 0xff) << (8 * j);
-        lows |= (static_cast<std::uint32_t>(X) & 0xff) << (8 * j);
-      }
+      const auto X = [&](int j) {
+        return static_cast<unsigned>(whole[code_of_byte<F>(i + j)]);
+      };
+      const unsigned lows = __byte_perm(__byte_perm(X(0), X(1), 0x0040),
+                                        __byte_perm(X(2), X(3), 0x0040), 0x5410);
+      const unsigned highs =
+          __byte_perm(__byte_perm(X(0) + 128, X(1) + 128, 0x0051),
+                      __byte_perm(X(2) + 128, X(3) + 128, 0x0051), 0x5410);
       *reinterpret_cast<std::uint32_t*>(high + i) = highs;
       *reinterpret_cast<std::uint32_t*>(high + F::group + i) = lows;
     }
@@ -121,10 +130,11 @@ __device__ void make_ready(const float* x, const float* weight, float factor, in
           make_float2(step, step * static_cast<float>(sum));
     step /= kFiner;
   }
+  return square;
 }
 
 /// For calls of so many rows that every block would do the same again: a row is of the
-/// blocks of one y.
+/// blocks of one y, of which the first sums the squares, as one block alone would.
 template <class F>
 __global__ void __launch_bounds__(kReadyThreads)
     ready_rows(const __grid_constant__ FewRowsArgs a, int n_groups) {
@@ -132,10 +142,20 @@ __global__ void __launch_bounds__(kReadyThreads)
   const int row = blockIdx.y, parts = a.exact ? 2 : 1;
   const float* x = a.x + static_cast<std::int64_t>(row) * a.K;
   const ReadyX ready(a.scratch, a.M * parts, n_groups, F::group);
-  const float factor = a.norm_weight ? norm_factor(x, a.K, a.norm_eps) : 1;
   const int group = (blockIdx.x * kReadyThreads + threadIdx.x) / 4;
   if (group < n_groups)
-    make_ready<F>(x, a.norm_weight, factor, a.K, ready, row * parts, group, parts);
+    make_ready<F>(x, a.norm_weight, a.K, ready, row * parts, group, parts);
+  if (!a.norm_weight || blockIdx.x != 0) return;
+  float square = 0;
+  for (int k = threadIdx.x * F::quarter; k < a.K; k += kReadyThreads * F::quarter) {
+    float of_quarter = 0;
+#pragma unroll
+    for (int i = 0; i < F::quarter; i += 4)
+      of_quarter =
+          with_squares(of_quarter, *reinterpret_cast<const float4*>(x + k + i));
+    square += of_quarter;
+  }
+  ready.keep_squares(row * parts, square);
 }
 
 }  // namespace optiq::kernels::cuda

@@ -11,22 +11,30 @@ namespace optiq::kernels::cuda {
 template <class F>
 struct LaneRows {
   static constexpr int scale_size = F::affine ? 2 : 1;  // but of float32
-  const std::uint8_t* codes[2];
-  const std::uint8_t* scales[2];
-  const std::uint8_t* biases[2];
+  const std::uint8_t* codes_;
+  const std::uint8_t* scales_;
+  const std::uint8_t* biases_;
+  unsigned apart, scales_apart;  // bytes
 
-  __device__ LaneRows(const FewRowsArgs& a, const FewRowsProduct& product,
-                      const int (&rows)[2]) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const std::int64_t row = rows[h], groups = a.K / F::group;
-      const int size = F::affine && a.scale_type == FloatType::kF32 ? 4 : scale_size;
-      codes[h] = product.w + row * (static_cast<std::int64_t>(a.K) / 8 * F::bits);
-      scales[h] =
-          static_cast<const std::uint8_t*>(product.scales) + row * groups * size;
-      biases[h] =
-          static_cast<const std::uint8_t*>(product.biases) + row * groups * size;
-    }
+  /// `row_bytes`, `row_scale_bytes`: from one row to the next.
+  __device__ LaneRows(const FewRowsProduct& product, const int (&rows)[2],
+                      unsigned row_bytes, unsigned row_scale_bytes)
+      : apart((rows[1] - rows[0]) * row_bytes),
+        scales_apart((rows[1] - rows[0]) * row_scale_bytes) {
+    const auto row = static_cast<std::uint64_t>(rows[0]);
+    codes_ = product.w + row * row_bytes;
+    scales_ = static_cast<const std::uint8_t*>(product.scales) + row * row_scale_bytes;
+    biases_ = static_cast<const std::uint8_t*>(product.biases) + row * row_scale_bytes;
+  }
+
+  __device__ const std::uint8_t* codes(int h) const {
+    return h ? codes_ + apart : codes_;
+  }
+  __device__ const std::uint8_t* scales(int h) const {
+    return h ? scales_ + scales_apart : scales_;
+  }
+  __device__ const std::uint8_t* biases(int h) const {
+    return h ? biases_ + scales_apart : biases_;
   }
 };
 
@@ -47,23 +55,23 @@ struct Step {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       if (whole) {
-        const std::uint8_t* at = rows.codes[h] + from / 8 * F::bits;
+        const std::uint8_t* at = rows.codes(h) + from / 8 * F::bits;
 #pragma unroll
         for (int g = 0; g < F::groups; ++g)
           load_quarter<F>(at + g * (F::group / 8 * F::bits), t, codes[g][h]);
         if constexpr (wide) continue;  // at their use
         const unsigned first = from / F::group * LaneRows<F>::scale_size;
-        load_scales(rows.scales[h] + first, scales[h]);
-        if constexpr (F::affine) load_scales(rows.biases[h] + first, biases[h]);
+        load_scales(rows.scales(h) + first, scales[h]);
+        if constexpr (F::affine) load_scales(rows.biases(h) + first, biases[h]);
       } else {
 #pragma unroll
         for (int g = 0; g < F::groups; ++g) {
           const unsigned k = begin + g * F::group < a.K ? from + g * F::group : 0;
-          load_quarter<F>(rows.codes[h] + k / 8 * F::bits, t, codes[g][h]);
+          load_quarter<F>(rows.codes(h) + k / 8 * F::bits, t, codes[g][h]);
           if constexpr (wide) continue;
-          pick_scale(rows.scales[h], k / F::group, g, scales[h]);
+          pick_scale(rows.scales(h), k / F::group, g, scales[h]);
           if constexpr (F::affine)
-            pick_scale(rows.biases[h], k / F::group, g, biases[h]);
+            pick_scale(rows.biases(h), k / F::group, g, biases[h]);
         }
       }
     }

@@ -7,8 +7,7 @@
 
 #include "mlx/fast.h"
 #include "mlx/ops.h"
-#include "optiq/kernels/fused_primitive.h"
-#include "optiq/kernels/rope/rope.h"
+#include "optiq/kernels/rope/rope_inputs.h"
 #ifdef OPTIQ_CUDA
 #include "optiq/kernels/cuda_primitive.h"
 #include "optiq/kernels/rope/rope_cuda.h"
@@ -17,14 +16,9 @@
 namespace optiq::kernels {
 namespace {
 
-struct Settings {
-  float eps, scale;
-  bool q_norm, k_norm, has_long;
-};
-
 class Rope : public FusedPrimitive {
  public:
-  Rope(Fallback fallback, Settings settings)
+  Rope(Fallback fallback, RopeSettings settings)
       : FusedPrimitive(fused_stream(), "Rope", std::move(fallback)),
         settings_(settings) {}
 
@@ -32,7 +26,8 @@ class Rope : public FusedPrimitive {
     const auto values = [&]<class T>(const mx::array& x, const T*) {
       return static_cast<const T*>(contiguous(x).template data<T>());
     };
-    RopeArgs args = args_of(inputs, values);
+    RopeArgs args =
+        rope_args(settings_, std::span(inputs).subspan(2), inputs[0], values);
     args.q = heads(inputs[0], outputs[0], args.q.norm);
     args.k = heads(inputs[1], outputs[1], args.k.norm);
     dispatch([args] { rope(args); });
@@ -51,7 +46,8 @@ class Rope : public FusedPrimitive {
       return {CudaCall::data<float>(from), from.strides(0), from.strides(1), norm,
               CudaCall::data<float>(y),    from.shape(1)};
     };
-    RopeArgs args = args_of(inputs, values);
+    RopeArgs args =
+        rope_args(settings_, std::span(inputs).subspan(2), inputs[0], values);
     args.q = heads(inputs[0], outputs[0], args.q.norm);
     args.k = heads(inputs[1], outputs[1], args.k.norm);
     cuda::rope(args, call.launcher());
@@ -62,30 +58,9 @@ class Rope : public FusedPrimitive {
     return {inputs[0].shape(), inputs[1].shape()};
   }
 
- private:
-  // All but the heads; `values` says where an array's lie.
-  template <class Values>
-  RopeArgs args_of(const Arrays& inputs, Values&& values) const {
-    const float* floats = nullptr;
-    const std::int32_t* whole = nullptr;
-    RopeArgs args{};
-    args.positions = values(inputs[2], whole);
-    args.inverse_frequency = values(inputs[3], floats);
-    std::size_t next = 4;
-    if (settings_.q_norm) args.q.norm = values(inputs[next++], floats);
-    if (settings_.k_norm) args.k.norm = values(inputs[next++], floats);
-    if (settings_.has_long) {
-      args.long_inverse_frequency = values(inputs[next], floats);
-      args.long_rows = values(inputs[next + 1], whole);
-    }
-    args.rows = inputs[0].shape(0);
-    args.head_dim = inputs[0].shape(2);
-    args.n_frequencies = inputs[3].shape(0);
-    args.eps = settings_.eps;
-    args.scale = settings_.scale;
-    return args;
-  }
+  const RopeSettings& settings() const { return settings_; }
 
+ private:
   RopeHeads heads(const mx::array& x, mx::array& y, const float* norm) {
     allocate(y);
     const bool rows = x.shape(2) == 1 || x.strides(2) == 1;
@@ -94,33 +69,8 @@ class Rope : public FusedPrimitive {
             y.data<float>(),    from.shape(1)};
   }
 
-  Settings settings_;
+  RopeSettings settings_;
 };
-
-Arrays fallback_rope(const Arrays& in, const Settings& settings) {
-  const int f = in[3].shape(0), dim = in[0].shape(2);
-  mx::array frequencies = in[3];
-  if (settings.has_long)
-    frequencies = mx::where(mx::expand_dims(in.back(), {1, 2}) != mx::array(0),
-                            in[in.size() - 2], in[3]);
-  const mx::array angle = mx::expand_dims(mx::astype(in[2], mx::float32), {1, 2}) *
-                          frequencies;  // [T, 1, F]
-  const mx::array cosine = mx::cos(angle) * settings.scale;
-  const mx::array sine = mx::sin(angle) * settings.scale;
-  const auto rotate = [&](const mx::array& x) {
-    const mx::Shape& s = x.shape();
-    const mx::array low = mx::slice(x, {0, 0, 0}, {s[0], s[1], f});
-    const mx::array high = mx::slice(x, {0, 0, f}, {s[0], s[1], 2 * f});
-    const mx::array rest = mx::slice(x, {0, 0, 2 * f}, {s[0], s[1], dim});
-    return mx::concatenate(
-        {low * cosine - high * sine, high * cosine + low * sine, rest}, -1);
-  };
-  std::size_t next = 4;
-  mx::array q = in[0], k = in[1];
-  if (settings.q_norm) q = mx::fast::rms_norm(q, in[next++], settings.eps);
-  if (settings.k_norm) k = mx::fast::rms_norm(k, in[next], settings.eps);
-  return {rotate(q), rotate(k)};
-}
 
 [[noreturn]] void refuse(const std::string& what) {
   throw std::invalid_argument("rope: " + what);
@@ -155,6 +105,42 @@ void check(const mx::array& q, const mx::array& k, const mx::array& positions,
 
 }  // namespace
 
+Arrays plain_rope(const Arrays& in, const RopeSettings& settings) {
+  const int f = in[3].shape(0), dim = in[0].shape(2);
+  mx::array frequencies = in[3];
+  if (settings.has_long)
+    frequencies = mx::where(mx::expand_dims(in.back(), {1, 2}) != mx::array(0),
+                            in[in.size() - 2], in[3]);
+  const mx::array angle = mx::expand_dims(mx::astype(in[2], mx::float32), {1, 2}) *
+                          frequencies;  // [T, 1, F]
+  const mx::array cosine = mx::cos(angle) * settings.scale;
+  const mx::array sine = mx::sin(angle) * settings.scale;
+  const auto rotate = [&](const mx::array& x) {
+    const mx::Shape& s = x.shape();
+    const mx::array low = mx::slice(x, {0, 0, 0}, {s[0], s[1], f});
+    const mx::array high = mx::slice(x, {0, 0, f}, {s[0], s[1], 2 * f});
+    const mx::array rest = mx::slice(x, {0, 0, 2 * f}, {s[0], s[1], dim});
+    return mx::concatenate(
+        {low * cosine - high * sine, high * cosine + low * sine, rest}, -1);
+  };
+  std::size_t next = 4;
+  mx::array q = in[0], k = in[1];
+  if (settings.q_norm) q = mx::fast::rms_norm(q, in[next++], settings.eps);
+  if (settings.k_norm) k = mx::fast::rms_norm(k, in[next], settings.eps);
+  return {rotate(q), rotate(k)};
+}
+
+std::optional<TurnedHeads> turned_heads(const mx::array& q, const mx::array& k) {
+  for (const mx::array* x : {&q, &k})
+    if (!x->has_primitive() || x->status() != mx::array::Status::unscheduled)
+      return std::nullopt;
+  const auto* rope = dynamic_cast<const Rope*>(&q.primitive());
+  if (!rope || &k.primitive() != rope || q.inputs()[0].shape() != q.shape() ||
+      q.inputs()[1].shape() != k.shape())
+    return std::nullopt;
+  return TurnedHeads{rope->settings(), q.inputs()};
+}
+
 std::pair<mx::array, mx::array> rope(const mx::array& q, const mx::array& k,
                                      const mx::array& positions,
                                      const mx::array& inverse_frequency,
@@ -168,11 +154,9 @@ std::pair<mx::array, mx::array> rope(const mx::array& q, const mx::array& k,
     inputs.push_back(*options.long_inverse_frequency);
     inputs.push_back(mx::astype(*options.long_rows, mx::int32));
   }
-  const Settings settings{options.eps, options.scale, options.q_norm.has_value(),
-                          options.k_norm.has_value(), has_long};
-  Fallback fallback = [settings](const Arrays& in) {
-    return fallback_rope(in, settings);
-  };
+  const RopeSettings settings{options.eps, options.scale, options.q_norm.has_value(),
+                              options.k_norm.has_value(), has_long};
+  Fallback fallback = [settings](const Arrays& in) { return plain_rope(in, settings); };
   const Arrays y = runs_kernels()
                        ? mx::array::make_arrays(
                              {q.shape(), k.shape()}, {mx::float32, mx::float32},

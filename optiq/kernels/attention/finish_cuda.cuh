@@ -1,0 +1,108 @@
+// The end of attention for a row and head: its chunks put together, and what that gives
+// taken out of the space in which values are stored.
+#pragma once
+#include "optiq/kernels/attention/attention_cuda.cuh"
+
+namespace optiq::kernels::cuda {
+
+/// The row among the chunks' tiles: `row` of a sequence and kv head, in the tile whose
+/// first row is `first`.
+struct ChunkedRow {
+  int sequence, tile, first, row;
+};
+
+/// Puts the chunks of a row together in y [D], by `threads` threads of a block that all
+/// come here; of a warp, if 32.
+template <int threads>
+__device__ void put_together(const AttendArgs& a, const PagedRows& s,
+                             const ChunkedRow& at, int kv_head, int last, float* y,
+                             float* shares) {
+  const auto wait = [] {
+    if constexpr (threads == 32)
+      __syncwarp();
+    else
+      __syncthreads();
+  };
+  const int D = a.head_dim, thread = threadIdx.x % threads, lane = threadIdx.x % 32;
+  const int chunk = chunk_keys(a, s.cached + s.tokens);
+  const KeyRange met = keys_of(a, s, at.first, last);
+  float largest = -HUGE_VALF, sum = 0;
+  for (int i = thread; i < D; i += threads) y[i] = 0;
+  // 32 chunks at a time, each lane with what one of them says of itself.
+  const int end = (met.end + chunk - 1) / chunk;
+  for (int c = met.begin / chunk; c < end; c += 32) {
+    const int here = min(32, end - c);
+    const float* parts = partial_of(a, at.sequence, at.tile, kv_head, c) +
+                         static_cast<std::int64_t>(at.row - at.first) * (D + 2);
+    const std::int64_t step = static_cast<std::int64_t>(a.tile_rows) * (D + 2);
+    const float* mine = parts + min(lane, here - 1) * step;
+    const float next = fmaxf(largest, warp_max(mine[D]));
+    const float before = largest == next ? 1.0f : exp2f(largest - next);
+    const float share = lane >= here      ? 0.0f
+                        : mine[D] == next ? 1.0f
+                                          : exp2f(mine[D] - next);
+    sum = fmaf(sum, before, warp_sum(lane < here ? share * mine[D + 1] : 0.0f));
+    largest = next;
+    wait();
+    if (thread < 32) shares[lane] = share;
+    wait();
+    for (int i = thread; i < D; i += threads) {
+      float value = y[i] * before;
+#pragma unroll 8
+      for (int j = 0; j < here; ++j)
+        value = fmaf(parts[j * step + i], shares[j], value);
+      y[i] = value;
+    }
+  }
+  for (int i = thread; i < D; i += threads) y[i] /= sum;
+  wait();
+}
+
+/// From the space of stored values to where y goes, times the gate; by one warp.
+__device__ inline void leave(const AttendArgs& a, std::int64_t row, int head, float* y,
+                             int lane) {
+  const int D = a.head_dim, kv_head = head / (a.n_heads / a.n_kv_heads);
+  const KvTransform& t = a.form.transform;
+  if (t.v_signs) {
+    hadamard(y, D, lane);
+    multiply_by(y, t.v_signs, D, lane);
+  }
+  multiply_by(y, of_head_cuda(t.sum_scale, kv_head, D), D, lane);
+  const float* gate =
+      a.gate.data ? a.gate.data + row * a.gate.row_stride + head * a.gate.head_stride
+                  : nullptr;
+  float* to = a.y + (row * a.n_heads + head) * D;
+  for (int i = lane; i < D; i += 32) to[i] = gate ? y[i] / (1 + expf(-gate[i])) : y[i];
+}
+
+/// Called by all threads of a block that has left its chunk of a tile: whichever of the
+/// tile's blocks comes last ends its rows. `memory`: D + 32 floats a warp, in which the
+/// block has read its last.
+template <int warps>
+__device__ void finish_if_last(const AttendArgs& a, const PagedRows& s, int sequence,
+                               int tile, int kv_head, int first, int last,
+                               float* memory) {
+  if (!a.arrivals) return;
+  __shared__ int before;
+  const int chunk = chunk_keys(a, s.cached + s.tokens);
+  const KeyRange met = keys_of(a, s, first, last);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0)
+    before = atomicAdd(
+        a.arrivals + (sequence * a.most_tiles + tile) * a.n_kv_heads + kv_head, 1);
+  __syncthreads();
+  if (before + 1 < (met.end + chunk - 1) / chunk - met.begin / chunk) return;
+  __threadfence();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  float* y = memory + warp * (a.head_dim + 32);
+  for (int row = first + warp; row <= last; row += warps) {
+    put_together<32>(a, s, {sequence, tile, first, row}, kv_head, last, y,
+                     y + a.head_dim);
+    const RowPlace at = place_of(a, s, kv_head, row);
+    leave(a, at.row, at.head, y, lane);
+    __syncwarp();
+  }
+}
+
+}  // namespace optiq::kernels::cuda
