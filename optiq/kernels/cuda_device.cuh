@@ -1,24 +1,16 @@
 // What kernels on a CUDA device share.
 #pragma once
-#include <cuda_fp16.h>
-
 #include <cstdint>
 
+#ifdef __CUDACC__
+#include "optiq/kernels/cuda_instructions.cuh"
+#else
+#include "optiq/kernels/cuda_model.h"
+#endif
 #include "optiq/kernels/float_type.h"
 #include "optiq/kernels/glu/glu.h"
 
 namespace optiq::kernels::cuda {
-
-/// To be called by all threads of a kernel before it touches what another has written,
-/// or writes what another may read. Where launches may overlap (cuda_primitive.cpp, on
-/// compute capability 9.0 and later) the next kernel's blocks take their places
-/// meanwhile, and this one's wait here for all before it.
-__device__ inline void wait_for_inputs() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
 
 /// float_type.h's load_float.
 __device__ inline float float_at(const void* data, std::int64_t i, FloatType type) {
@@ -42,52 +34,6 @@ __device__ inline std::uint32_t bits_of(__half2 h) {
 }
 __device__ inline __half2 half2_of(std::uint32_t bits) {
   return *reinterpret_cast<__half2*>(&bits);
-}
-
-/// c += a b of one mma.m16n8k16, halves with float32 sums.
-__device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4],
-                                    std::uint32_t b0, std::uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
-      "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/// (v & mask) | base in one instruction: the compiler takes two for constants.
-template <std::uint32_t mask>
-__device__ inline std::uint32_t masked_onto(std::uint32_t v, std::uint32_t base) {
-  std::uint32_t to;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(to) : "r"(v), "n"(mask), "r"(base));
-  return to;
-}
-
-/// The bits of `a` where the mask has ones, those of `b` where it has zeros.
-template <std::uint32_t mask>
-__device__ inline std::uint32_t chosen(std::uint32_t a, std::uint32_t b) {
-  std::uint32_t to;
-  asm("lop3.b32 %0, %1, %2, %3, 0xe4;" : "=r"(to) : "r"(a), "r"(b), "n"(mask));
-  return to;
-}
-
-/// Starts a copy of `bytes`, a multiple of 16, from global to shared memory by
-/// `threads` threads of the block; end_copies() closes what has been started, and
-/// wait_for_copies<n>() waits until at most the n last closed are under way (of this
-/// thread: a barrier makes them the block's).
-template <int threads>
-__device__ inline void start_copy(void* shared, const void* global, int bytes) {
-  const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
-  for (int i = 16 * static_cast<int>(threadIdx.x % threads); i < bytes;
-       i += 16 * threads)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i),
-                 "l"(static_cast<const char*>(global) + i)
-                 : "memory");
-}
-__device__ inline void end_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int n>
-__device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
 
 /// Multiprocessors of the device.

@@ -147,8 +147,42 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 2 : 3)
     if (t == 0) shared.sums[warp][r + 8 * h] = sum[h];
   }
   __syncthreads();
-  float* to = partial_of(a, blockIdx.z, tile, head, blockIdx.x);
   const int count = last - first + 1;
+  // Each pair of channels that a lane has of a row.
+  const auto for_pairs = [&](auto&& f) {
+#pragma unroll
+    for (int mine = 0; mine < kMine; ++mine) {
+      const int pair = warp + mine * kWarps;
+      if (pair >= kPairs) break;
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+          if (r + 8 * h < count)
+            f(r + 8 * h, 16 * pair + 8 * n + 2 * t,
+              make_float2(y[mine][n][2 * h], y[mine][n][2 * h + 1]));
+    }
+  };
+  if (a.arrivals && chunks_of(a, s, first, last) == 1) {
+    // All there is: nothing to put together. As put_together does it, to the bit.
+    auto* all = reinterpret_cast<float*>(shared.keys);
+    static_assert(sizeof(shared.keys) >= kRows * D * sizeof(float));
+    for_pairs([&](int row, int channel, float2 v) {
+      float l = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) l += shared.sums[w][row];
+      const float of_sum = 1 / l;
+      all[row * D + channel] = v.x * of_sum;
+      all[row * D + channel + 1] = v.y * of_sum;
+    });
+    __syncthreads();
+    for (int row = warp; row < count; row += kWarps) {
+      const RowPlace place = place_of(a, s, head, first + row);
+      leave(a, place.row, place.head, all + row * D, lane);
+    }
+    return;
+  }
+  float* to = partial_of(a, blockIdx.z, tile, head, blockIdx.x);
   if (warp == 0 && t == 0)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -160,19 +194,9 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 2 : 3)
       to[row * (D + 2) + D] = largest[h];
       to[row * (D + 2) + D + 1] = all;
     }
-#pragma unroll
-  for (int mine = 0; mine < kMine; ++mine) {
-    const int pair = warp + mine * kWarps;
-    if (pair >= kPairs) break;
-#pragma unroll
-    for (int n = 0; n < 2; ++n)
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-        if (r + 8 * h < count)
-          *reinterpret_cast<float2*>(to + (r + 8 * h) * (D + 2) + 16 * pair + 8 * n +
-                                     2 * t) =
-              make_float2(y[mine][n][2 * h], y[mine][n][2 * h + 1]);
-  }
+  for_pairs([&](int row, int channel, float2 v) {
+    *reinterpret_cast<float2*>(to + row * (D + 2) + channel) = v;
+  });
   static_assert(sizeof(shared.keys) >= kWarps * (D + 32) * sizeof(float));
   finish_if_last<kWarps>(a, s, blockIdx.z, tile, head, first, last,
                          reinterpret_cast<float*>(shared.keys));

@@ -54,7 +54,8 @@ __device__ void put_together(const AttendArgs& a, const PagedRows& s,
       y[i] = value;
     }
   }
-  for (int i = thread; i < D; i += threads) y[i] /= sum;
+  const float of_sum = 1 / sum;
+  for (int i = thread; i < D; i += threads) y[i] *= of_sum;
   wait();
 }
 
@@ -75,6 +76,14 @@ __device__ inline void leave(const AttendArgs& a, std::int64_t row, int head, fl
   for (int i = lane; i < D; i += 32) to[i] = gate ? y[i] / (1 + expf(-gate[i])) : y[i];
 }
 
+/// Chunks that the rows of a tile meet.
+__device__ inline int chunks_of(const AttendArgs& a, const PagedRows& s, int first,
+                                int last) {
+  const int chunk = chunk_keys(a, s.cached + s.tokens);
+  const KeyRange met = keys_of(a, s, first, last);
+  return (met.end + chunk - 1) / chunk - met.begin / chunk;
+}
+
 /// Called by all threads of a block that has left its chunk of a tile: whichever of the
 /// tile's blocks comes last ends its rows. `memory`: D + 32 floats a warp, in which the
 /// block has read its last.
@@ -84,15 +93,13 @@ __device__ void finish_if_last(const AttendArgs& a, const PagedRows& s, int sequ
                                float* memory) {
   if (!a.arrivals) return;
   __shared__ int before;
-  const int chunk = chunk_keys(a, s.cached + s.tokens);
-  const KeyRange met = keys_of(a, s, first, last);
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0)
     before = atomicAdd(
         a.arrivals + (sequence * a.most_tiles + tile) * a.n_kv_heads + kv_head, 1);
   __syncthreads();
-  if (before + 1 < (met.end + chunk - 1) / chunk - met.begin / chunk) return;
+  if (before + 1 < chunks_of(a, s, first, last)) return;
   __threadfence();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   float* y = memory + warp * (a.head_dim + 32);

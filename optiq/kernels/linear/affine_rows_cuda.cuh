@@ -6,13 +6,13 @@
 // Sixteen rows of W are the product's left side. Its eight columns are four rows of X,
 // each with its high and its low bytes side by side, whose two sums lie in one lane.
 //
-// A group of warps takes 16 rows of W, a tile: K is cut into ranges, each summed for
-// itself, and each warp has one or a few. The sums of ranges are added in their order,
-// so that a result depends on K alone: neither on other rows, nor on the grid, nor on
-// how many warps there are to a tile. Groups go on from tile to tile, reading the next
-// one's first codes before they end the last. Lane 4 r + t has row r and r + 8 of the
-// fragment and the t-th quarter of every group of codes; mma sums over k in any order,
-// so the order inside a quarter is that in which codes unpack cheapest.
+// A group of warps takes a tile of 16 or 32 rows of W: K is cut into ranges, each
+// summed for itself, and each warp has one or a few. The sums of ranges are added in
+// their order, so that a result depends on K alone: neither on other rows, nor on the
+// grid, nor on how many warps there are to a tile. Groups go on from tile to tile,
+// reading the next one's first codes before they end the last. Lane 4 r + t has row r
+// and r + 8 of the fragment and the t-th quarter of every group of codes; mma sums over
+// k in any order, so the order inside a quarter is that in which codes unpack cheapest.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -25,9 +25,14 @@
 
 namespace optiq::kernels::cuda {
 
-inline constexpr int kTileRows = 16;  // of W, in a fragment
+/// Fragments of 16 rows of W in a tile, by `tiles` of X, each of which is read for all
+/// of them. More rows of X leave no registers for two.
+template <int tiles>
+inline constexpr int kFragments = tiles == 4 ? 2 : 1;
 inline constexpr int kWarps = kReadyWarps;
-inline constexpr int kSharedBytes = 112 << 10;  // of two blocks beside each other
+/// Shared memory of a block, beside which there is another's or none.
+template <int tiles>
+inline constexpr int kSharedBytes = (tiles <= 2 ? 112 : 208) << 10;
 
 /// How K is cut: into at most eight ranges of equally many steps, but for the last.
 struct Ranges {
@@ -39,15 +44,6 @@ struct Ranges {
     return {steps, length, (steps + length - 1) / length};
   }
 };
-
-/// c += a b of one mma.m16n8k32, a unsigned and b signed bytes.
-__device__ inline void multiply_add(int (&c)[4], const std::uint32_t (&a)[4],
-                                    std::uint32_t b0, std::uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, "
-      "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 /// The bytes of a quarter as registers.
 template <int n>
@@ -64,15 +60,20 @@ __device__ inline void load_bytes(const std::int8_t* from, std::uint32_t (&to)[n
   }
 }
 
-/// Has memory on its way into the second-level cache, where a device can.
-__device__ inline void prefetch(const void* from, unsigned bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  const auto at = reinterpret_cast<std::uint64_t>(from);
-  bytes &= ~15u;
-  if (at % 16 == 0 && bytes > 0)
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes)
-                 : "memory");
-#endif
+/// Places for a range's sums by `tiles` of X, one more than there are: the next range's
+/// lie in other banks.
+template <int tiles>
+inline constexpr int kRangeSums = kFragments<tiles>* tiles * 32 + 1;
+
+/// Tiles whose sums a group of warps has at once: those that are read while the next
+/// are written.
+__host__ __device__ inline int turns_of(const FewRowsArgs& a) { return a.glu ? 4 : 2; }
+
+/// Shared memory of the sums of all groups of a block.
+template <int tiles>
+__host__ __device__ int sums_bytes(const FewRowsArgs& a, int k_warps, int n_ranges) {
+  const int sums = turns_of(a) * (kWarps / k_warps) * n_ranges * kRangeSums<tiles>;
+  return (sums * static_cast<int>(sizeof(float2)) + 15) / 16 * 16;
 }
 
 /// What a launch is besides its arguments.
@@ -84,7 +85,7 @@ struct AffineRowsGrid {
 
 /// A tile: of which product, its first row of W.
 struct Place {
-  int tile, which, row;
+  int which, row;
 };
 
 /// `tiles`: of four rows of X each. `in_block`: every block makes x ready for itself,
@@ -92,13 +93,14 @@ struct Place {
 template <class F, int tiles, bool in_block, bool wide>
 __global__ void __launch_bounds__(kReadyThreads, tiles <= 2 ? 2 : 1)
     affine_rows(const __grid_constant__ FewRowsArgs a, AffineRowsGrid grid) {
-  extern __shared__ __align__(16) char shared[];
+  char* const shared = dynamic_shared();
+  constexpr int kFrags = kFragments<tiles>, kTileRows = 16 * kFrags;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4,
             t = lane % 4;
   const int k_warps = grid.k_warps, groups = kWarps / k_warps;
   const int group = warp / k_warps, k_warp = warp % k_warps;
   const int group_threads = 32 * k_warps, thread = threadIdx.x % group_threads;
-  const int parts = a.exact ? 2 : 1, x_rows = a.M * parts;
+  const int parts = !in_block && a.exact ? 2 : 1, x_rows = a.M * parts;
   const Ranges ranges = Ranges::of<F>(a.K);
   const int first_range = ranges.n * k_warp / k_warps;
   const int first_step = first_range * ranges.length;
@@ -107,22 +109,27 @@ __global__ void __launch_bounds__(kReadyThreads, tiles <= 2 ? 2 : 1)
   const unsigned row_bytes = static_cast<unsigned>(a.K) / 8 * F::bits;
   const unsigned scale_bytes = static_cast<unsigned>(a.K) / F::group * (wide ? 4 : 2);
 
-  const auto place_of = [&](int tile) {
-    const int which = a.glu ? 0 : product_of_tile(a, tile);
-    return Place{tile, which, (tile - a.products[which].first_tile) * kTileRows};
+  // Tiles are counted so that both of a pair follow one another.
+  const int of_pair = a.glu ? 1 : 0, n_turns = grid.n_tiles << of_pair;
+  const auto place_of = [&](int counted) {
+    const int tile = counted >> of_pair;
+    const int which = a.glu ? counted & 1 : product_of_tile(a, tile);
+    return Place{which, (tile - a.products[which].first_tile) * kTileRows};
   };
-  const auto after = [&](const Place& p) {
-    if (a.glu && p.which == 0) return Place{p.tile, 1, p.row};
-    return place_of(p.tile + static_cast<int>(gridDim.x) * groups);
+  const auto after = [&](int counted) {
+    return of_pair && counted % 2 == 0
+               ? counted + 1
+               : counted + (static_cast<int>(gridDim.x * groups) << of_pair) - of_pair;
   };
-  const auto rows_of_lane = [&](const Place& p) {
+  const auto rows_of_lane = [&](int counted) {
+    const Place p = place_of(counted);
     const FewRowsProduct& product = a.products[p.which];
-    const int row = p.row + r;
-    const int rows[2] = {min(row, product.N - 1), min(row + 8, product.N - 1)};
-    return LaneRows<F>(product, rows, row_bytes, scale_bytes);
+    return LaneRows<F>(product, p.row + r, row_bytes, scale_bytes);
   };
-  const auto fetch_ahead = [&](const Place& p) {
-    if (thread != 0 || p.tile >= grid.n_tiles) return;
+  // A block alone on its processor has too few loads under way for the memory.
+  const auto fetch_ahead = [&](int counted) {
+    if (tiles < 4 || thread != 0 || counted >= n_turns) return;
+    const Place p = place_of(counted);
     const FewRowsProduct& product = a.products[p.which];
     const int rows = min(kTileRows, product.N - p.row);
     prefetch(product.w + static_cast<std::int64_t>(p.row) * row_bytes,
@@ -132,31 +139,25 @@ __global__ void __launch_bounds__(kReadyThreads, tiles <= 2 ? 2 : 1)
                    static_cast<std::int64_t>(p.row) * scale_bytes,
                rows * scale_bytes);
   };
-  const auto wait_for_group = [&] {
-    if (k_warps == 1)
-      __syncwarp();
-    else
-      asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "r"(group_threads) : "memory");
-  };
+  const auto wait_for_group = [&] { wait_for_threads(1 + group, group_threads); };
 
-  Place here = place_of(static_cast<int>(blockIdx.x) * groups + group);
-  const bool has_tile = here.tile < grid.n_tiles;
-  if (!has_tile) here = place_of(0);
+  int here = (static_cast<int>(blockIdx.x) * groups + group) << of_pair;
+  const bool has_tile = here < n_turns;
   // Where loads are, two steps ahead of the sums.
-  Place coming = here;
-  LaneRows<F> at = rows_of_lane(here);
+  int coming = here;
+  LaneRows<F> at = rows_of_lane(has_tile ? here : 0);
   int coming_step = first_step;
   const bool has_steps = has_tile && first_step < end_step;
-  const auto load_next = [&](Step<F, wide>& step) {
-    if (coming.tile >= grid.n_tiles) return;
+  const auto load_next = [&](Step<F, wide, 2 * kFrags>& step) {
+    if (coming >= n_turns) return;
     step.load(a, at, t, coming_step * F::step);
     if (++coming_step < end_step) return;
     coming_step = first_step;
     coming = after(coming);
-    if (coming.tile < grid.n_tiles) at = rows_of_lane(coming);
+    if (coming < n_turns) at = rows_of_lane(coming);
     fetch_ahead(after(coming));
   };
-  Step<F, wide> even, odd;
+  Step<F, wide, 2 * kFrags> even, odd;
   // The weights, which no kernel writes, are under way while x is made ready.
   if (has_tile) {
     fetch_ahead(here);
@@ -166,29 +167,29 @@ __global__ void __launch_bounds__(kReadyThreads, tiles <= 2 ? 2 : 1)
     load_next(even);
     load_next(odd);
   }
-  // The sums of ranges, two turns of [ranges][tiles][32] for each group.
-  const int of_turn = ranges.n * tiles * 32;
-  auto* sums = reinterpret_cast<float2*>(shared) + 2 * group * of_turn;
-  ReadyX x(in_block ? static_cast<void*>(shared + sizeof(float2) * 2 * groups * of_turn)
-                    : a.scratch,
-           x_rows, grid.n_groups, F::group);
+  // The sums of ranges, in turns of [ranges][tiles][32] for each group.
+  constexpr int kOfRange = kRangeSums<tiles>;
+  const int of_turn = ranges.n * kOfRange, turns = turns_of(a);
+  auto* sums = reinterpret_cast<float2*>(shared) + turns * group * of_turn;
+  // Behind them a copy of the norm's weight, and x.
+  char* memory = shared + sums_bytes<tiles>(a, k_warps, ranges.n);
+  auto* weight = in_block && a.norm_weight ? reinterpret_cast<float*>(memory) : nullptr;
+  if (weight) memory += a.K * sizeof(float);
+  ReadyX x(in_block ? memory : a.scratch, x_rows, grid.n_groups, F::group);
   if constexpr (in_block) {
-    const float* weight = nullptr;
-    if (a.norm_weight) {
-      auto* copy = x.squares + x_rows * kReadyWarps;
-      start_copy<kReadyThreads>(copy, a.norm_weight, a.K * sizeof(float));
+    if (weight) {
+      start_copy<kReadyThreads>(weight, a.norm_weight, a.K * sizeof(float));
       end_copies();
       wait_for_copies<0>();
       __syncthreads();
-      weight = copy;
     }
     wait_for_inputs();
     for (int m = 0; m < a.M; ++m) {
       const float* row = a.x + static_cast<std::int64_t>(m) * a.K;
       float square = 0;
       for (int i = threadIdx.x / 4; i < grid.n_groups; i += kReadyThreads / 4)
-        square += make_ready<F>(row, weight, a.K, x, m * parts, i, parts);
-      if (weight) x.keep_squares(m * parts, square);
+        square += make_ready<F, 1>(row, weight, a.K, x, m, i);
+      if (weight) x.keep_squares(m, square);
     }
     __syncthreads();
   } else {
@@ -205,40 +206,42 @@ __global__ void __launch_bounds__(kReadyThreads, tiles <= 2 ? 2 : 1)
     x_sums[n] = min(n * 4 + t, x_rows - 1) * grid.n_groups;
   }
 
-  float y[tiles][2] = {};
+  float y[kFrags][tiles][2] = {};
   LaneRows<F> of_sums = at;  // for scales that are read at their use
-  const auto add = [&](const Step<F, wide>& step, int step_index) {
+  const auto add = [&](const Step<F, wide, 2 * kFrags>& step, int step_index) {
     const int begin = step_index * F::step;
 #pragma unroll
     for (int g = 0; g < F::groups; ++g) {
-      int c[tiles][4] = {};
+      float scale[2 * kFrags], bias[2 * kFrags];
 #pragma unroll
-      for (int n = 0; n < tiles; ++n) {
-        std::uint32_t b[F::quarter / 4];
-        load_bytes(x.bytes + (x_at[n] + 2 * (begin + g * F::group)), b);
-#pragma unroll
-        for (int m = 0; m < F::quarter / 8; ++m) {
-          const std::uint32_t f[4] = {code_bytes<F>(step.codes[g][0], 2 * m),
-                                      code_bytes<F>(step.codes[g][1], 2 * m),
-                                      code_bytes<F>(step.codes[g][0], 2 * m + 1),
-                                      code_bytes<F>(step.codes[g][1], 2 * m + 1)};
-          multiply_add(c[n], f, b[2 * m], b[2 * m + 1]);
-        }
-      }
-      float scale[2], bias[2];
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
+      for (int h = 0; h < 2 * kFrags; ++h) {
         scale[h] = step.scale(a, step.scales[h], of_sums.scales(h), begin, g);
         bias[h] = step.scale(a, step.biases[h], of_sums.biases(h), begin, g);
       }
 #pragma unroll
       for (int n = 0; n < tiles; ++n) {
+        std::uint32_t b[F::quarter / 4];
+        load_bytes(x.bytes + (x_at[n] + 2 * (begin + g * F::group)), b);
         const float2 s = x.sums[x_sums[n] + step_index * F::groups + g];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const auto sum = static_cast<float>(256 * c[n][2 * h] + c[n][2 * h + 1]);
-          y[n][h] = fmaf(scale[h] * s.x, sum, y[n][h]);
-          y[n][h] = fmaf(bias[h], s.y, y[n][h]);
+        for (int f = 0; f < kFrags; ++f) {
+          int c[4] = {};
+#pragma unroll
+          for (int m = 0; m < F::quarter / 8; ++m) {
+            const auto& low = step.codes[g][2 * f];
+            const auto& high = step.codes[g][2 * f + 1];
+            const std::uint32_t w[4] = {
+                code_bytes<F>(low, 2 * m), code_bytes<F>(high, 2 * m),
+                code_bytes<F>(low, 2 * m + 1), code_bytes<F>(high, 2 * m + 1)};
+            multiply_add(c, w, b[2 * m], b[2 * m + 1]);
+          }
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const auto sum = static_cast<float>(256 * c[2 * h] + c[2 * h + 1]);
+            float& to = y[f][n][h];
+            to = fmaf(scale[2 * f + h] * s.x, sum, to);
+            to = fmaf(bias[2 * f + h], s.y, to);
+          }
         }
       }
     }
@@ -247,61 +250,87 @@ __global__ void __launch_bounds__(kReadyThreads, tiles <= 2 ? 2 : 1)
   int turn = 0;
   const auto end_range = [&](int range) {
 #pragma unroll
-    for (int n = 0; n < tiles; ++n) {
-      sums[turn * of_turn + (range * tiles + n) * 32 + lane] =
-          make_float2(y[n][0], y[n][1]);
-      y[n][0] = y[n][1] = 0;
-    }
-  };
-  // The ranges' sums for one of a tile's rows and a row of x, and the bias.
-  const auto total = [&](const float2* of_ranges, const FewRowsProduct& product,
-                         int row, int of_tile, int m) {
-    float sum = 0;
-    for (int x_row = m * parts; x_row < (m + 1) * parts; ++x_row) {
-      const float2* from = of_ranges + x_row / 4 * 32 + of_tile % 8 * 4 + x_row % 4;
-      for (int range = 0; range < ranges.n; ++range) {
-        const float2 v = from[range * tiles * 32];
-        sum += of_tile < 8 ? v.x : v.y;
+    for (int f = 0; f < kFrags; ++f)
+#pragma unroll
+      for (int n = 0; n < tiles; ++n) {
+        sums[turn * of_turn + range * kOfRange + (f * tiles + n) * 32 + lane] =
+            make_float2(y[f][n][0], y[f][n][1]);
+        y[f][n][0] = y[f][n][1] = 0;
       }
+  };
+  // Few results are ended by eight lanes each, a range a lane; many by a lane each. The
+  // sums of ranges are added in pairs, and those in pairs, either way.
+  constexpr int kLanes = tiles == 1 ? 8 : 1;
+  const int mine = thread % kLanes;
+  const auto of_ranges = [&](auto&& of_range) {
+    if constexpr (kLanes == 8) {
+      float v = of_range(mine);
+      v += __shfl_xor_sync(~0u, v, 1);
+      v += __shfl_xor_sync(~0u, v, 2);
+      return v + __shfl_xor_sync(~0u, v, 4);
+    } else {
+      float v[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] = of_range(i);
+      return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
     }
-    if (a.norm_weight) sum *= x.norm_factor(m * parts, a.K, a.norm_eps);
-    if (product.bias) sum += float_at(product.bias, row, product.bias_type);
-    return sum;
   };
   // The residual of a thread's first result is read before the sums are.
   float residual = 0;
   const auto read_residual = [&](const Place& p) {
     const FewRowsProduct& product = a.products[p.which];
-    const int row = p.row + thread % kTileRows, m = thread / kTileRows;
-    if (product.residual && m < a.M && row < product.N)
+    const int i = thread / kLanes, row = p.row + i % kTileRows, m = i / kTileRows;
+    if (product.residual && mine == 0 && m < a.M && row < product.N)
       residual = product.residual[static_cast<std::int64_t>(m) * product.N + row];
   };
+  // Ends a tile, or both of a pair whose first waits for its second.
   const auto end_tile = [&](const Place& p) {
-    const float2* mine = sums + turn * of_turn;
-    turn ^= 1;
-    wait_for_group();
-    if (a.glu && p.which == 0) return;  // its sums wait for the other product's
+    const int at_turn = turn;
+    turn = (turn + 1) % turns;
+    if (a.glu && p.which == 0) return;
+    wait_for_group();  // by which the reads of the turn before are over, too
     const FewRowsProduct& product = a.products[p.which];
-    for (int i = thread; i < kTileRows * a.M; i += group_threads) {
+    const int n_results = kTileRows * a.M;
+    for (int first = 0; first < n_results; first += group_threads / kLanes) {
+      const int i = first + thread / kLanes;
       const int of_tile = i % kTileRows, m = i / kTileRows, row = p.row + of_tile;
-      if (row >= product.N) continue;
-      float sum = total(mine, product, row, of_tile, m);
-      if (a.glu)
-        sum *= gate_value(a.gate,
-                          total(sums + turn * of_turn, a.products[0], row, of_tile, m));
+      const bool is = i < n_results && row < product.N;
+      const auto total = [&](int of, const FewRowsProduct& from) {
+        float sum = of_ranges([&](int range) {
+          float v = 0;
+          if (is && range < ranges.n)
+            for (int x_row = m * parts; x_row < (m + 1) * parts; ++x_row) {
+              const float2 both = sums[of * of_turn + range * kOfRange +
+                                       (of_tile / 16 * tiles + x_row / 4) * 32 +
+                                       of_tile % 8 * 4 + x_row % 4];
+              v += of_tile % 16 < 8 ? both.x : both.y;
+            }
+          return v;
+        });
+        if (a.norm_weight) {
+          const float square = of_ranges([&](int warp) {
+            return is ? x.squares[m * parts * kReadyWarps + warp] : 1.0f;
+          });
+          sum *= rsqrtf(square / static_cast<float>(a.K) + a.norm_eps);
+        }
+        if (is && from.bias) sum += float_at(from.bias, row, from.bias_type);
+        return sum;
+      };
+      float sum = total(at_turn, product);
+      if (a.glu) sum *= gate_value(a.gate, total(at_turn - 1, a.products[0]));
+      if (!is || mine != 0) continue;
       const std::int64_t to = static_cast<std::int64_t>(m) * product.N + row;
-      if (product.residual) sum += i == thread ? residual : product.residual[to];
+      if (product.residual) sum += first == 0 ? residual : product.residual[to];
       product.y[to] = sum;
     }
-    if (a.glu) wait_for_group();  // both turns' sums have been read
   };
 
-  read_residual(here);
+  read_residual(place_of(here));
   const auto end_of = [&] {
-    end_tile(here);
+    end_tile(place_of(here));
     here = after(here);
-    if (here.tile >= grid.n_tiles) return false;
-    read_residual(here);
+    if (here >= n_turns) return false;
+    read_residual(place_of(here));
     if constexpr (wide) of_sums = rows_of_lane(here);
     return true;
   };
@@ -314,7 +343,7 @@ __global__ void __launch_bounds__(kReadyThreads, tiles <= 2 ? 2 : 1)
   // One step after another, of this tile and the next: while the codes of one are in
   // registers, those of the other come.
   int step = first_step, range = first_range, left = ranges.length;
-  const auto one_step = [&](Step<F, wide>& now) {
+  const auto one_step = [&](Step<F, wide, 2 * kFrags>& now) {
     add(now, step);
     load_next(now);
     const bool ends = ++step == end_step;
@@ -334,8 +363,9 @@ template <class F, int tiles, bool in_block, bool wide>
 void start_affine_rows(FewRowsArgs args, int n_groups, const Launcher& launch) {
   constexpr auto kernel = affine_rows<F, tiles, in_block, wide>;
   static const cudaError_t allowed = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes<tiles>);
   if (allowed != cudaSuccess) throw std::runtime_error(cudaGetErrorString(allowed));
+  constexpr int kTileRows = 16 * kFragments<tiles>;
   AffineRowsGrid grid{n_groups, 0, 0};
   for (int i = 0; i < args.n_products; ++i) {
     args.products[i].first_tile = args.glu ? 0 : grid.n_tiles;
@@ -345,18 +375,18 @@ void start_affine_rows(FewRowsArgs args, int n_groups, const Launcher& launch) {
   const Ranges ranges = Ranges::of<F>(args.K);
   std::size_t of_x = 0;
   if (in_block) {
-    of_x = ReadyX::size(args.M * (args.exact ? 2 : 1), n_groups, F::group);
+    of_x = ReadyX::size(args.M, n_groups, F::group);
     if (args.norm_weight) of_x += args.K * sizeof(float);
   }
   const auto shared = [&](int k_warps) {
-    return of_x + sizeof(float2) * 2 * (kWarps / k_warps) * ranges.n * tiles * 32;
+    return of_x + sums_bytes<tiles>(args, k_warps, ranges.n);
   };
-  // A block to each processor, for the next kernel's finds a place beside it; as many
-  // warps to a tile as make the longest group's work the least: steps, and half of one
-  // for each tile.
-  const int at_once = processors();
+  // As many warps to a tile as make the longest group's work the least: steps, and half
+  // of one for each tile.
+  const int at_once = (tiles <= 2 ? 2 : 1) * processors();
   double least = 0;
-  for (int k_warps = std::max(2, tiles / 2); k_warps <= kWarps; k_warps *= 2) {
+  for (int k_warps = std::max(2, args.glu ? tiles : tiles / 2); k_warps <= kWarps;
+       k_warps *= 2) {
     if (grid.k_warps > 0 && k_warps >= 2 * ranges.n) break;
     const int all_groups = at_once * (kWarps / k_warps);
     const int rounds = (grid.n_tiles + all_groups - 1) / all_groups;
@@ -381,8 +411,8 @@ void affine_rows_of(const FewRowsArgs& args, const Launcher& launch) {
   const bool wide = args.scale_type == FloatType::kF32;
   // Each block may make a row or two ready for itself, in a third of its share of
   // memory.
-  if (!wide && x_rows <= 2 &&
-      ReadyX::size(x_rows, n_groups, F::group) <= kSharedBytes / 2)
+  if (!wide && !args.exact && x_rows <= 2 &&
+      ReadyX::size(x_rows, n_groups, F::group) <= kSharedBytes<1> / 2)
     return start_affine_rows<F, 1, true, false>(args, n_groups, launch);
   FewRowsArgs copy = args;
   void* arguments[] = {&copy, &n_groups};

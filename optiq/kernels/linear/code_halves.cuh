@@ -1,8 +1,6 @@
 // A lane's codes of a small float format as halves, in the order in which they come out
 // of their words for the least instructions.
 #pragma once
-#include <cuda_fp16.h>
-
 #include <cstdint>
 
 #include "optiq/kernels/cuda_device.cuh"

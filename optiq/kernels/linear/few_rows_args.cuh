@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "optiq/kernels/cuda_device.cuh"
 #include "optiq/kernels/linear/linear_cuda.h"
 
 namespace optiq::kernels::cuda {

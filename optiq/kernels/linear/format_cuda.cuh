@@ -23,8 +23,9 @@ struct Format {
     return most;
   }();
   static constexpr bool affine = mode == QuantMode::kAffine;
-  // Narrow codes need more values under way to keep the memory busy.
-  static constexpr int step = bits <= 3 ? 512 : 256;
+  // Values of a row in a step of a warp. Narrow codes need more of them under way to
+  // keep the memory busy.
+  static constexpr int step = bits <= 3 ? 512 : bits <= 5 || !affine ? 256 : 128;
   static constexpr int groups = step / group;
 };
 

@@ -13,8 +13,6 @@
 // a quarter, codes are taken in the order in which they unpack cheapest, and x lies in
 // the same order: mma sums over k in any.
 #pragma once
-#include <cuda_fp16.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <stdexcept>
@@ -118,16 +116,15 @@ __global__ void ready_halves(const __grid_constant__ FewRowsArgs a,
 template <class F, int tiles, int parts, int row_warps, bool in_block>
 __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
     fp_rows_kernel(const __grid_constant__ FewRowsArgs a, HalfRows x) {
-  extern __shared__ __align__(16) char shared[];
+  char* const shared = dynamic_shared();
   constexpr int k_warps = kWarps / row_warps;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4,
             t = lane % 4;
   const FewRowsProduct product = a.products[product_of_tile(a, blockIdx.x)];
   const int block = blockIdx.x - product.first_tile;
   const int tile = block * row_warps + warp % row_warps;
-  const int rows[2] = {min(tile * kTileRows + r, product.N - 1),
-                       min(tile * kTileRows + r + 8, product.N - 1)};
-  const LaneRows<F> at(product, rows, a.K / 8 * F::bits, a.K / F::group);
+  const LaneRows<F> at(product, tile * kTileRows + r, a.K / 8 * F::bits,
+                       a.K / F::group);
 
   Step<F, false> even, odd;
   int from = warp / row_warps * F::step;

@@ -28,19 +28,12 @@ struct ReadyX {
                                        std::int64_t{2} * rows * n_groups * group)),
         squares(reinterpret_cast<float*>(sums + std::int64_t{1} * rows * n_groups)),
         groups(n_groups) {}
+  /// A multiple of 8 bytes.
   static __host__ std::size_t size(int rows, int n_groups, int group) {
     return std::size_t(rows) *
            (n_groups * (2 * group + sizeof(float2)) + kReadyWarps * sizeof(float));
   }
 
-  /// 1 / the root of the mean square of K values.
-  __device__ float norm_factor(int row, int K, float eps) const {
-    float sum = 0;
-#pragma unroll
-    for (int warp = 0; warp < kReadyWarps; ++warp)
-      sum += squares[row * kReadyWarps + warp];
-    return 1 / sqrtf(sum / static_cast<float>(K) + eps);
-  }
   /// Called by all lanes of a warp with what each has summed.
   __device__ void keep_squares(int row, float square) const {
 #pragma unroll
@@ -60,26 +53,43 @@ __device__ inline float larger(float largest, float v) {
   return __uint_as_float(max(__float_as_uint(largest), size));
 }
 
+template <int n>
+__device__ void store_bytes(const std::uint32_t (&words)[n], std::int8_t* to) {
+  if constexpr (n == 2) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < n; i += 4)
+      *reinterpret_cast<uint4*>(to + 4 * i) =
+          make_uint4(words[i], words[i + 1], words[i + 2], words[i + 3]);
+  }
+}
+
 /// One quarter of a group of a row, on four neighbouring lanes at a time. `weight`:
 /// null, or what x is multiplied by. Writes `parts` rows from `row` on; returns the sum
-/// of x's squares.
-template <class F>
+/// of x's squares, where there is a weight.
+template <class F, int parts>
 __device__ float make_ready(const float* x, const float* weight, int K,
-                            const ReadyX& to, int row, int group, int parts) {
+                            const ReadyX& to, int row, int group) {
   const int t = threadIdx.x & 3, k = group * F::group + t * F::quarter;
   float v[F::quarter];
   float largest = 0, square = 0;
+  float4 fours[F::quarter / 4];  // all on their way at once
+#pragma unroll
+  for (int i = 0; i < F::quarter / 4; ++i)
+    fours[i] = k < K ? *reinterpret_cast<const float4*>(x + k + 4 * i)
+                     : make_float4(0, 0, 0, 0);
+  if (weight && k < K) {
+#pragma unroll
+    for (int i = 0; i < F::quarter / 4; ++i) {
+      square = with_squares(square, fours[i]);
+      const float4 w = *reinterpret_cast<const float4*>(weight + k + 4 * i);
+      fours[i].x *= w.x, fours[i].y *= w.y, fours[i].z *= w.z, fours[i].w *= w.w;
+    }
+  }
 #pragma unroll
   for (int i = 0; i < F::quarter; i += 4) {
-    float4 four = make_float4(0, 0, 0, 0);
-    if (k < K) {
-      four = *reinterpret_cast<const float4*>(x + k + i);
-      if (weight) {
-        square = with_squares(square, four);
-        const float4 w = *reinterpret_cast<const float4*>(weight + k + i);
-        four.x *= w.x, four.y *= w.y, four.z *= w.z, four.w *= w.w;
-      }
-    }
+    const float4& four = fours[i / 4];
     v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
   }
 #pragma unroll
@@ -95,6 +105,7 @@ __device__ float make_ready(const float* x, const float* weight, int K,
   const float inverse = __fdividef(kLargest, largest);
 #pragma unroll
   for (int i = 0; i < F::quarter; ++i) v[i] *= inverse;
+#pragma unroll
   for (int part = 0; part < parts; ++part) {
     std::int8_t* high =
         to.bytes +
@@ -110,19 +121,19 @@ __device__ float make_ready(const float* x, const float* weight, int K,
       sum += whole[i];
       if (parts > 1) v[i] = (v[i] - (raised - kRounder)) * kFiner;
     }
+    std::uint32_t highs[F::quarter / 4], lows[F::quarter / 4];
 #pragma unroll
     for (int i = 0; i < F::quarter; i += 4) {
       const auto X = [&](int j) {
         return static_cast<unsigned>(whole[code_of_byte<F>(i + j)]);
       };
-      const unsigned lows = __byte_perm(__byte_perm(X(0), X(1), 0x0040),
-                                        __byte_perm(X(2), X(3), 0x0040), 0x5410);
-      const unsigned highs =
-          __byte_perm(__byte_perm(X(0) + 128, X(1) + 128, 0x0051),
-                      __byte_perm(X(2) + 128, X(3) + 128, 0x0051), 0x5410);
-      *reinterpret_cast<std::uint32_t*>(high + i) = highs;
-      *reinterpret_cast<std::uint32_t*>(high + F::group + i) = lows;
+      lows[i / 4] = __byte_perm(__byte_perm(X(0), X(1), 0x0040),
+                                __byte_perm(X(2), X(3), 0x0040), 0x5410);
+      highs[i / 4] = __byte_perm(__byte_perm(X(0) + 128, X(1) + 128, 0x0051),
+                                 __byte_perm(X(2) + 128, X(3) + 128, 0x0051), 0x5410);
     }
+    store_bytes(highs, high);
+    store_bytes(lows, high + F::group);
     sum += __shfl_xor_sync(four_lanes, sum, 1);
     sum += __shfl_xor_sync(four_lanes, sum, 2);
     if (t == 0)
@@ -144,7 +155,8 @@ __global__ void __launch_bounds__(kReadyThreads)
   const ReadyX ready(a.scratch, a.M * parts, n_groups, F::group);
   const int group = (blockIdx.x * kReadyThreads + threadIdx.x) / 4;
   if (group < n_groups)
-    make_ready<F>(x, a.norm_weight, a.K, ready, row * parts, group, parts);
+    a.exact ? make_ready<F, 2>(x, a.norm_weight, a.K, ready, 2 * row, group)
+            : make_ready<F, 1>(x, a.norm_weight, a.K, ready, row, group);
   if (!a.norm_weight || blockIdx.x != 0) return;
   float square = 0;
   for (int k = threadIdx.x * F::quarter; k < a.K; k += kReadyThreads * F::quarter) {

@@ -7,45 +7,48 @@
 
 namespace optiq::kernels::cuda {
 
-// Where a lane's two rows lie.
+// Where a lane's rows lie: one and every eighth behind it, of those that are there; the
+// last again for those that are not.
 template <class F>
 struct LaneRows {
   static constexpr int scale_size = F::affine ? 2 : 1;  // but of float32
   const std::uint8_t* codes_;
   const std::uint8_t* scales_;
   const std::uint8_t* biases_;
-  unsigned apart, scales_apart;  // bytes
+  int behind;  // rows behind the first
+  unsigned row_bytes, row_scale_bytes;
 
-  /// `row_bytes`, `row_scale_bytes`: from one row to the next.
-  __device__ LaneRows(const FewRowsProduct& product, const int (&rows)[2],
-                      unsigned row_bytes, unsigned row_scale_bytes)
-      : apart((rows[1] - rows[0]) * row_bytes),
-        scales_apart((rows[1] - rows[0]) * row_scale_bytes) {
-    const auto row = static_cast<std::uint64_t>(rows[0]);
-    codes_ = product.w + row * row_bytes;
-    scales_ = static_cast<const std::uint8_t*>(product.scales) + row * row_scale_bytes;
-    biases_ = static_cast<const std::uint8_t*>(product.biases) + row * row_scale_bytes;
+  __device__ LaneRows(const FewRowsProduct& product, int row, unsigned bytes,
+                      unsigned scale_bytes)
+      : row_bytes(bytes), row_scale_bytes(scale_bytes) {
+    row = min(row, product.N - 1);
+    behind = product.N - 1 - row;
+    const auto first = static_cast<std::uint64_t>(row);
+    codes_ = product.w + first * row_bytes;
+    scales_ = static_cast<const std::uint8_t*>(product.scales) + first * scale_bytes;
+    biases_ = static_cast<const std::uint8_t*>(product.biases) + first * scale_bytes;
   }
 
   __device__ const std::uint8_t* codes(int h) const {
-    return h ? codes_ + apart : codes_;
+    return codes_ + min(8 * h, behind) * row_bytes;
   }
   __device__ const std::uint8_t* scales(int h) const {
-    return h ? scales_ + scales_apart : scales_;
+    return scales_ + min(8 * h, behind) * row_scale_bytes;
   }
   __device__ const std::uint8_t* biases(int h) const {
-    return h ? biases_ + scales_apart : biases_;
+    return biases_ + min(8 * h, behind) * row_scale_bytes;
   }
 };
 
 // What a warp has read of its rows for one step. Behind the end of a row it reads the
 // row's first group again, which meets zeros of x.
-template <class F, bool wide>
+template <class F, bool wide, int n_rows = 2>
 struct Step {
   static constexpr int scale_bytes = F::groups * (F::affine ? 2 : 1);
   static constexpr int scale_words = (scale_bytes + 3) / 4;
-  std::uint32_t codes[F::groups][2][F::words];
-  std::uint32_t scales[2][scale_words], biases[2][F::affine ? scale_words : 1];
+  std::uint32_t codes[F::groups][n_rows][F::words];
+  std::uint32_t scales[n_rows][scale_words],
+      biases[n_rows][F::affine ? scale_words : 1];
 
   __device__ void load(const FewRowsArgs& a, const LaneRows<F>& rows, int t,
                        int begin) {
@@ -53,7 +56,7 @@ struct Step {
     // Rows of whole steps lie at places for wide loads.
     const bool whole = a.K % F::step == 0;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int h = 0; h < n_rows; ++h) {
       if (whole) {
         const std::uint8_t* at = rows.codes(h) + from / 8 * F::bits;
 #pragma unroll
@@ -88,8 +91,11 @@ struct Step {
     } else if constexpr (scale_bytes == 8) {
       const uint2 v = __ldg(reinterpret_cast<const uint2*>(at));
       to[0] = v.x, to[1] = v.y;
-    } else {
+    } else if constexpr (scale_bytes == 4) {
       to[0] = __ldg(reinterpret_cast<const std::uint32_t*>(at));
+    } else {
+      static_assert(scale_bytes == 2);
+      to[0] = __ldg(reinterpret_cast<const std::uint16_t*>(at));
     }
   }
 
