@@ -14,6 +14,7 @@
 
 #include "command.h"
 #include "common_options.h"
+#include "mlx_library.h"
 #include "optiq/base/error.h"
 #include "optiq/base/log.h"
 #include "optiq/base/signal.h"
@@ -167,6 +168,9 @@ int main_of(int argc, char** argv) {
 }  // namespace optiq::app
 
 int main(int argc, char** argv) {
+#ifdef OPTIQ_CUDA_LIBRARIES
+  optiq::app::choose_mlx_library(argv);
+#endif
   const int status = optiq::app::main_of(argc, argv);
   if (std::fflush(stdout) != 0 && status == 0) {
     optiq::log(optiq::LogLevel::kError, "stdout: cannot write");
