@@ -36,15 +36,26 @@ __device__ inline __half2 half2_of(std::uint32_t bits) {
   return *reinterpret_cast<__half2*>(&bits);
 }
 
+/// What the device says of itself; `otherwise` if it does not.
+inline int device_attribute(cudaDeviceAttr attribute, int otherwise) {
+  int device = 0, value = otherwise;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&value, attribute, device) != cudaSuccess)
+    return otherwise;
+  return value;
+}
+
 /// Multiprocessors of the device.
 inline int processors() {
-  static const int n = [] {
-    int device = 0, count = 1;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-    return count;
-  }();
+  static const int n = device_attribute(cudaDevAttrMultiProcessorCount, 1);
   return n;
+}
+
+/// Bytes of shared memory that a block may have.
+inline int shared_memory() {
+  static const int bytes =
+      device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, 48 << 10);
+  return bytes;
 }
 
 }  // namespace optiq::kernels::cuda

@@ -258,17 +258,22 @@ inline __half2 __hmul2(__half2 a, __half2 b) {
 // more than one tile.
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
-enum { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaDevAttrMultiProcessorCount };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin
+};
 template <class Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel, int, int) {
+cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int) {
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
-  *value = 3;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  constexpr int kOfAda = 99 << 10;  // the least that we build for
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 3 : kOfAda;
   return cudaSuccess;
 }
 inline const char* cudaGetErrorString(cudaError_t) { return ""; }

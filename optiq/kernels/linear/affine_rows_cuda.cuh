@@ -30,9 +30,11 @@ namespace optiq::kernels::cuda {
 template <int tiles>
 inline constexpr int kFragments = tiles == 4 ? 2 : 1;
 inline constexpr int kWarps = kReadyWarps;
-/// Shared memory of a block, beside which there is another's or none.
+/// Shared memory that a block may take, beside which there is another or none.
 template <int tiles>
-inline constexpr int kSharedBytes = (tiles <= 2 ? 112 : 208) << 10;
+int shared_limit() {
+  return tiles <= 2 ? shared_memory() / 2 : shared_memory();
+}
 
 /// How K is cut: into at most eight ranges of equally many steps, but for the last.
 struct Ranges {
@@ -74,6 +76,11 @@ template <int tiles>
 __host__ __device__ int sums_bytes(const FewRowsArgs& a, int k_warps, int n_ranges) {
   const int sums = turns_of(a) * (kWarps / k_warps) * n_ranges * kRangeSums<tiles>;
   return (sums * static_cast<int>(sizeof(float2)) + 15) / 16 * 16;
+}
+
+/// That of x made ready in a block, and the norm's weight.
+inline std::size_t bytes_in_block(const FewRowsArgs& a, int n_groups, int group) {
+  return ReadyX::size(a.M, n_groups, group) + (a.norm_weight ? a.K * sizeof(float) : 0);
 }
 
 /// What a launch is besides its arguments.
@@ -363,7 +370,7 @@ template <class F, int tiles, bool in_block, bool wide>
 void start_affine_rows(FewRowsArgs args, int n_groups, const Launcher& launch) {
   constexpr auto kernel = affine_rows<F, tiles, in_block, wide>;
   static const cudaError_t allowed = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes<tiles>);
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit<tiles>());
   if (allowed != cudaSuccess) throw std::runtime_error(cudaGetErrorString(allowed));
   constexpr int kTileRows = 16 * kFragments<tiles>;
   AffineRowsGrid grid{n_groups, 0, 0};
@@ -373,11 +380,7 @@ void start_affine_rows(FewRowsArgs args, int n_groups, const Launcher& launch) {
       grid.n_tiles += (args.products[i].N + kTileRows - 1) / kTileRows;
   }
   const Ranges ranges = Ranges::of<F>(args.K);
-  std::size_t of_x = 0;
-  if (in_block) {
-    of_x = ReadyX::size(args.M, n_groups, F::group);
-    if (args.norm_weight) of_x += args.K * sizeof(float);
-  }
+  const std::size_t of_x = in_block ? bytes_in_block(args, n_groups, F::group) : 0;
   const auto shared = [&](int k_warps) {
     return of_x + sums_bytes<tiles>(args, k_warps, ranges.n);
   };
@@ -388,6 +391,8 @@ void start_affine_rows(FewRowsArgs args, int n_groups, const Launcher& launch) {
   for (int k_warps = std::max(2, args.glu ? tiles : tiles / 2); k_warps <= kWarps;
        k_warps *= 2) {
     if (grid.k_warps > 0 && k_warps >= 2 * ranges.n) break;
+    if (k_warps < kWarps && shared(k_warps) > std::size_t(shared_limit<tiles>()))
+      continue;
     const int all_groups = at_once * (kWarps / k_warps);
     const int rounds = (grid.n_tiles + all_groups - 1) / all_groups;
     const int of_warp = (ranges.n + k_warps - 1) / k_warps * ranges.length;
@@ -409,10 +414,9 @@ void affine_rows_of(const FewRowsArgs& args, const Launcher& launch) {
   int n_groups = (args.K + F::step - 1) / F::step * F::groups;
   const int x_rows = args.M * (args.exact ? 2 : 1);
   const bool wide = args.scale_type == FloatType::kF32;
-  // Each block may make a row or two ready for itself, in a third of its share of
-  // memory.
-  if (!wide && !args.exact && x_rows <= 2 &&
-      ReadyX::size(x_rows, n_groups, F::group) <= kSharedBytes<1> / 2)
+  // Each block may make a row or two ready for itself, in half of its memory.
+  if (!wide && !args.exact && args.M <= 2 &&
+      bytes_in_block(args, n_groups, F::group) <= std::size_t(shared_limit<1>()) / 2)
     return start_affine_rows<F, 1, true, false>(args, n_groups, launch);
   FewRowsArgs copy = args;
   void* arguments[] = {&copy, &n_groups};
