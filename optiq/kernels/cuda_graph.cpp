@@ -1,24 +1,17 @@
 #include "optiq/kernels/cuda_graph.h"
 
-#include <string>
 #include <utility>
 
-#include "optiq/base/error.h"
+#include "optiq/kernels/cuda_error.h"
 
 namespace optiq::kernels {
 namespace {
 
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess)
-    throw ResourceError(std::string("CUDA: ") + what + ": " +
-                        cudaGetErrorString(error));
-}
-
 bool can_overlap() {
   int device = 0, major = 0;
-  check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-        "compute capability");
+  check_cuda(cudaGetDevice(&device), "device");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "compute capability");
   return major >= 9;
 }
 
@@ -42,11 +35,12 @@ void CudaGraph::add(const void* symbol, const LaunchShape& shape, void** argumen
 
 void CudaGraph::launch(cudaStream_t stream) {
   if (!graph_) instantiate(stream);
-  check(cudaGraphLaunch(graph_, stream), "graph launch");
+  check_cuda(cudaGraphLaunch(graph_, stream), "graph launch");
 }
 
 void CudaGraph::instantiate(cudaStream_t stream) {
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
+             "capture");
   cudaError_t launched = cudaSuccess;
   for (Kernel& kernel : kernels_) {
     std::vector<void*> arguments;
@@ -67,11 +61,11 @@ void CudaGraph::instantiate(cudaStream_t stream) {
   }
   cudaGraph_t graph = nullptr;
   const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
-  check(launched, "captured kernel");
-  check(ended, "end of capture");
+  check_cuda(launched, "captured kernel");
+  check_cuda(ended, "end of capture");
   const cudaError_t made = cudaGraphInstantiate(&graph_, graph, 0);
   cudaGraphDestroy(graph);
-  check(made, "graph");
+  check_cuda(made, "graph");
   kernels_.clear();
 }
 

@@ -10,24 +10,19 @@
 #include "mlx/backend/cuda/utils.h"
 #include "optiq/base/error.h"
 #include "optiq/kernels/cuda_copy.h"
+#include "optiq/kernels/cuda_error.h"
 #include "optiq/kernels/cuda_graph.h"
 #include "optiq/kernels/dispatch_tape.h"
 
 namespace optiq::kernels {
 namespace {
 
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess)
-    throw ResourceError(std::string("CUDA: ") + what + ": " +
-                        cudaGetErrorString(error));
-}
-
 // A stream for what does not go through MLX. Whoever uses it waits for it, and comes
 // after MLX's own work is done.
 cudaStream_t own_stream() {
   static const cudaStream_t stream = [] {
     cudaStream_t made;
-    check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "stream");
+    check_cuda(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "stream");
     return made;
   }();
   return stream;
@@ -42,7 +37,7 @@ class CudaTape : public DeviceTape {
 
   void replay() override {
     graph_.launch(own_stream());
-    check(cudaStreamSynchronize(own_stream()), "taped kernels");
+    check_cuda(cudaStreamSynchronize(own_stream()), "taped kernels");
   }
 
  private:
@@ -63,7 +58,7 @@ class Staging {
       cudaFreeHost(data_);
       data_ = nullptr;
       bytes_ = 0;
-      check(cudaMallocHost(&data_, bytes), "staging memory");
+      check_cuda(cudaMallocHost(&data_, bytes), "staging memory");
       bytes_ = bytes;
     }
     return data_;
@@ -129,7 +124,7 @@ Launcher CudaCall::launcher() {
       }
     // MLX has a runtime of its own, which does not know our symbols.
     cudaFunction_t function;
-    check(cudaGetFuncBySymbol(&function, symbol), "kernel");
+    check_cuda(cudaGetFuncBySymbol(&function, symbol), "kernel");
     encoder.add_kernel_node_raw(
         reinterpret_cast<CUfunction>(function),
         dim3(shape.grid_x, shape.grid_y, shape.grid_z), dim3(shape.block_x),
@@ -142,10 +137,10 @@ Launcher CudaCall::launcher() {
 void cuda::write(const mx::array& to, const void* from) {
   void* staged = staging().of(to.nbytes());
   std::memcpy(staged, from, to.nbytes());
-  check(cudaMemcpyAsync(CudaCall::data<char>(to), staged, to.nbytes(),
-                        cudaMemcpyDefault, own_stream()),
-        "copy to the device");
-  check(cudaStreamSynchronize(own_stream()), "copy to the device");
+  check_cuda(cudaMemcpyAsync(CudaCall::data<char>(to), staged, to.nbytes(),
+                             cudaMemcpyDefault, own_stream()),
+             "copy to the device");
+  check_cuda(cudaStreamSynchronize(own_stream()), "copy to the device");
 }
 
 mx::array cuda::copy_of_host(const mx::array& x) {
@@ -156,24 +151,24 @@ mx::array cuda::copy_of_host(const mx::array& x) {
   if (x.nbytes() == 0) return copy;
   char* to = CudaCall::data<char>(copy);
   cudaMemLocation home{cudaMemLocationTypeDevice, 0};
-  check(cudaGetDevice(&home.id), "device");
+  check_cuda(cudaGetDevice(&home.id), "device");
   // Where a system has no such advice, memory comes when it is touched.
   if (cudaMemAdvise(to, x.nbytes(), cudaMemAdviseSetPreferredLocation, home) !=
       cudaSuccess)
     cudaGetLastError();
-  check(
+  check_cuda(
       cudaMemcpyAsync(to, x.data<char>(), x.nbytes(), cudaMemcpyDefault, own_stream()),
       "copying a weight");
-  check(cudaStreamSynchronize(own_stream()), "copying a weight");
+  check_cuda(cudaStreamSynchronize(own_stream()), "copying a weight");
   return copy;
 }
 
 void cuda::read(const mx::array& from, void* to) {
   void* staged = staging().of(from.nbytes());
-  check(cudaMemcpyAsync(staged, CudaCall::data<char>(from), from.nbytes(),
-                        cudaMemcpyDefault, own_stream()),
-        "copy from the device");
-  check(cudaStreamSynchronize(own_stream()), "copy from the device");
+  check_cuda(cudaMemcpyAsync(staged, CudaCall::data<char>(from), from.nbytes(),
+                             cudaMemcpyDefault, own_stream()),
+             "copy from the device");
+  check_cuda(cudaStreamSynchronize(own_stream()), "copy from the device");
   std::memcpy(to, staged, from.nbytes());
 }
 

@@ -95,15 +95,7 @@ __global__ void __launch_bounds__(kFinishThreads)
 }  // namespace
 
 int stages_beside(std::size_t shared_bytes, int stage_bytes) {
-  static const int limit = [] {
-    int device = 0, bytes = 0;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
-                               device) != cudaSuccess)
-      throw std::runtime_error("attention: the device does not say what memory it has");
-    return bytes;
-  }();
-  const int left = limit - static_cast<int>(shared_bytes);
+  const int left = shared_memory() - static_cast<int>(shared_bytes);
   return left < stage_bytes ? 0 : left < 2 * stage_bytes ? 1 : 2;
 }
 

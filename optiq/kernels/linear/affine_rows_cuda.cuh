@@ -86,7 +86,7 @@ inline std::size_t bytes_in_block(const FewRowsArgs& a, int n_groups, int group)
 /// What a launch is besides its arguments.
 struct AffineRowsGrid {
   int n_groups;  // of a row of X
-  int k_warps;   // of a tile: 1, 2, 4 or 8
+  int k_warps;   // of a tile: 2, 4 or 8
   int n_tiles;   // of all products; pairs of them where gates are joined
 };
 

@@ -24,7 +24,7 @@ struct Format {
   }();
   static constexpr bool affine = mode == QuantMode::kAffine;
   // Values of a row in a step of a warp. Narrow codes need more of them under way to
-  // keep the memory busy.
+  // keep the memory busy; of wide ones registers hold two steps of fewer.
   static constexpr int step = bits <= 3 ? 512 : bits <= 5 || !affine ? 256 : 128;
   static constexpr int groups = step / group;
 };

@@ -264,7 +264,9 @@ void fp_rows_in_parts(FewRowsArgs args, const Launcher& launch) {
   HalfRows ready{};
   ready.groups = (args.K + F::step - 1) / F::step * F::groups;
   const int K = ready.groups * F::group;  // with the zeros
-  if (makes_ready_in_block(args.M, args.products[0].N, K, parts))
+  int N = 0;
+  for (int i = 0; i < args.n_products; ++i) N += args.products[i].N;
+  if (makes_ready_in_block(args.M, N, K, parts))
     return start_fp_rows<F, 1, parts, 1, true>(args, ready, launch);
   const std::int64_t values = static_cast<std::int64_t>(args.M) * K;
   ready.row = K;

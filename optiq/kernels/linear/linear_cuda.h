@@ -17,7 +17,7 @@ bool has_linear(const MatrixView& w);
 bool joins_norm_and_gate(const QuantSpec& spec);
 
 /// The rows of x that products are given, as they are or, with `norm_weight` [K],
-/// norm_weight x / sqrt(mean(x^2) + norm_eps).
+/// norm_weight x / sqrt(mean(x^2) + norm_eps). Both lie at multiples of 16 bytes.
 struct InputRowsView {
   const float* x;  // [M, K]
   int M, K;
