@@ -3,13 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
+
 #include <stdexcept>
 #include <utility>
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "optiq/base/error.h"
+#include "optiq/kernels/host_primitive.h"
 
 namespace optiq::cache {
 namespace {
@@ -27,14 +28,14 @@ std::shared_ptr<PageStore> store_of(const std::shared_ptr<KvCache>& cache) {
 
 mx::array copy_of(const mx::array& x) {
   OPTIQ_CHECK(x.flags().row_contiguous, "a recurrent state lies in rows");
-  return mx::array(x.data<float>(), x.shape(), x.dtype());
+  return kernels::copy_of(x);
 }
 
 // In place where nobody else has `to`, for taped steps to find it.
 void restore(mx::array& to, const mx::array& from) {
   const bool own = to.is_available() && to.is_donatable();
   if (own)
-    std::memcpy(to.data<float>(), from.data<float>(), from.nbytes());
+    kernels::overwrite(to, from);
   else
     to = copy_of(from);
 }

@@ -143,7 +143,15 @@ void cuda::write(const mx::array& to, const void* from) {
   check_cuda(cudaStreamSynchronize(own_stream()), "copy to the device");
 }
 
-mx::array cuda::copy_of_host(const mx::array& x) {
+void cuda::copy(const mx::array& to, const mx::array& from) {
+  // data(), for what has been borrowed from a file is not MLX's.
+  check_cuda(cudaMemcpyAsync(CudaCall::data<char>(to), from.data<char>(), to.nbytes(),
+                             cudaMemcpyDefault, own_stream()),
+             "copy");
+  check_cuda(cudaStreamSynchronize(own_stream()), "copy");
+}
+
+mx::array cuda::copy_of(const mx::array& x) {
   OPTIQ_CHECK(x.flags().row_contiguous, "an array in rows");
   mx::array copy(x.shape(), x.dtype(), nullptr, {});
   copy.set_data(mx::allocator::malloc(x.nbytes()));
@@ -156,10 +164,7 @@ mx::array cuda::copy_of_host(const mx::array& x) {
   if (cudaMemAdvise(to, x.nbytes(), cudaMemAdviseSetPreferredLocation, home) !=
       cudaSuccess)
     cudaGetLastError();
-  check_cuda(
-      cudaMemcpyAsync(to, x.data<char>(), x.nbytes(), cudaMemcpyDefault, own_stream()),
-      "copying a weight");
-  check_cuda(cudaStreamSynchronize(own_stream()), "copying a weight");
+  cuda::copy(copy, x);
   return copy;
 }
 

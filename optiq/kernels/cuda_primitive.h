@@ -50,15 +50,17 @@ class CudaCall {
 
 namespace cuda {
 
-/// Copies between the host and where an evaluated array lies, whose memory stays on the
-/// device; done when they return.
+/// Copies between the host and where an evaluated array lies, or between two, whose
+/// memory stays on the device; done when they return.
 void write(const mx::array& to, const void* from);
 void read(const mx::array& from, void* to);
 
-/// A copy of an evaluated array of the host, at home on the device.
+void copy(const mx::array& to, const mx::array& from);
+
+/// A copy of an evaluated array, at home on the device.
 ///
 /// Throws    ResourceError if there is no memory for it
-mx::array copy_of_host(const mx::array& x);
+mx::array copy_of(const mx::array& x);
 
 }  // namespace cuda
 }  // namespace optiq::kernels

@@ -17,12 +17,21 @@ void overwrite(mx::array& x, const void* values) {
   std::memcpy(x.data<char>(), values, x.nbytes());
 }
 
-mx::array beside_kernels(const mx::array& x) {
+void overwrite(mx::array& x, const mx::array& values) {
 #ifdef OPTIQ_CUDA
-  if (!runs_on_cpu()) return cuda::copy_of_host(x);
+  if (!runs_on_cpu()) return cuda::copy(x, values);
 #endif
-  return x;
+  std::memcpy(x.data<char>(), values.data<char>(), x.nbytes());
 }
+
+mx::array copy_of(const mx::array& x) {
+#ifdef OPTIQ_CUDA
+  if (!runs_on_cpu()) return cuda::copy_of(x);
+#endif
+  return on_host(x);
+}
+
+mx::array beside_kernels(const mx::array& x) { return runs_on_cpu() ? x : copy_of(x); }
 
 mx::array on_host(const mx::array& x) {
   mx::array copy(x.shape(), x.dtype(), nullptr, {});

@@ -1,4 +1,4 @@
-// Values of evaluated arrays from and to the host, wherever the arrays lie.
+// Values of evaluated arrays, wherever these lie: to and from the host, and copied.
 #pragma once
 #include "mlx/array.h"
 
@@ -14,6 +14,14 @@ void overwrite(mx::array& x, const void* values);
 
 /// A copy that the host reads at its own speed.
 mx::array on_host(const mx::array& x);
+
+/// The same of another array's values, of as many bytes, wherever those lie.
+void overwrite(mx::array& x, const mx::array& values);
+
+/// A copy of an evaluated array in memory of its own, where kernels read it at theirs.
+///
+/// Requires  its rows one after another
+mx::array copy_of(const mx::array& x);
 
 /// An evaluated array of the host where kernels read it at theirs: itself, or a copy in
 /// the device's memory.

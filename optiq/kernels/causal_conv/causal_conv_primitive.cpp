@@ -8,6 +8,10 @@
 #include "mlx/ops.h"
 #include "optiq/kernels/causal_conv/causal_conv.h"
 #include "optiq/kernels/fused_primitive.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/causal_conv/causal_conv_cuda.h"
+#include "optiq/kernels/cuda_primitive.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -20,35 +24,27 @@ class CausalConvSilu : public FusedPrimitive {
 
   // Inputs: x, weight, a tail for each segment. Outputs: y, the new tails.
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    const bool rows = inputs[0].shape(1) == 1 || inputs[0].strides()[1] == 1;
-    const mx::array x = rows ? inputs[0] : contiguous(inputs[0]);
-    const mx::array weight = contiguous(inputs[1]);
-    allocate(outputs[0]);
-    release_siblings(inputs, outputs);
     std::vector<CausalConvSegment> segments;
-    std::int64_t row = 0;
-    for (std::size_t i = 0; i < segments_.size(); ++i) {
-      const mx::array& input = inputs[2 + i];
-      // Only the pointer is kept: a second holder would forbid the donation.
-      const float* tail = contiguous(input).data<float>();
-      if (!donate(input, outputs[1 + i])) allocate(outputs[1 + i]);
-      segments.push_back(
-          {row, segments_[i].tokens, tail, outputs[1 + i].data<float>()});
-      row += segments_[i].tokens;
-    }
-    CausalConvArgs args{};
-    args.x = x.data<float>();
-    args.x_stride = x.strides()[0];
-    args.weight = weight.data<float>();
-    args.y = outputs[0].data<float>();
-    args.channels = x.shape(1);
-    args.kernel = weight.shape(1);
+    CausalConvArgs args = args_of(
+        inputs, outputs, segments, [&](const mx::array& x) { return contiguous(x); },
+        [](const mx::array& x) { return const_cast<float*>(x.data<float>()); });
     dispatch([args, segments = std::move(segments)]() mutable {
       args.segments = segments.data();
-      args.n_segments = static_cast<int>(segments.size());
       causal_conv_silu(args);
     });
   }
+
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    CudaCall call(stream(), inputs, outputs);
+    std::vector<CausalConvSegment> segments;
+    CausalConvArgs args = args_of(
+        inputs, outputs, segments, [&](const mx::array& x) { return call.in_rows(x); },
+        CudaCall::data<float>);
+    args.segments = segments.data();
+    cuda::causal_conv_silu(args, call.launcher());
+  }
+#endif
 
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
     std::vector<mx::Shape> shapes{inputs[0].shape()};
@@ -57,8 +53,48 @@ class CausalConvSilu : public FusedPrimitive {
   }
 
  private:
+  // All but the pointer to the segments, which are put beside.
+  template <class InRows, class Data>
+  CausalConvArgs args_of(const Arrays& inputs, Arrays& outputs,
+                         std::vector<CausalConvSegment>& segments, InRows&& in_rows,
+                         Data&& data) {
+    // First of all, while nobody else holds the tails.
+    release_siblings(inputs, outputs);
+    allocate(outputs[0]);
+    for (std::size_t i = 0; i < segments_.size(); ++i)
+      if (!donate(inputs[2 + i], outputs[1 + i])) allocate(outputs[1 + i]);
+    const bool rows = inputs[0].shape(1) == 1 || inputs[0].strides()[1] == 1;
+    const mx::array x = rows ? inputs[0] : in_rows(inputs[0]);
+    const mx::array weight = in_rows(inputs[1]);
+    std::int64_t row = 0;
+    for (std::size_t i = 0; i < segments_.size(); ++i) {
+      segments.push_back({row, segments_[i].tokens, data(in_rows(inputs[2 + i])),
+                          data(outputs[1 + i])});
+      row += segments_[i].tokens;
+    }
+    CausalConvArgs args{};
+    args.x = data(x);
+    args.x_stride = x.strides()[0];
+    args.weight = data(weight);
+    args.y = data(outputs[0]);
+    args.channels = x.shape(1);
+    args.kernel = weight.shape(1);
+    args.n_segments = static_cast<int>(segments.size());
+    return args;
+  }
+
   std::vector<Segment> segments_;
 };
+
+// True where a kernel of ours takes the call.
+bool has_kernel([[maybe_unused]] const mx::array& weight) {
+  if (runs_on_cpu()) return true;
+#ifdef OPTIQ_CUDA
+  return weight.shape(1) <= cuda::kMostConvKernel;
+#else
+  return false;
+#endif
+}
 
 // The definition in plain operations.
 Arrays plain(const Arrays& in, std::span<const Segment> segments) {
@@ -119,7 +155,7 @@ std::pair<mx::array, std::vector<mx::array>> causal_conv_silu(
   std::vector<Segment> rows(segments.begin(), segments.end());
   Fallback fallback = [rows](const Arrays& in) { return plain(in, rows); };
   Arrays out;
-  if (runs_on_cpu()) {
+  if (has_kernel(weight)) {
     std::vector<mx::Shape> shapes{x.shape()};
     for (const mx::array& tail : tails) shapes.push_back(tail.shape());
     const std::vector<mx::Dtype> dtypes(shapes.size(), mx::float32);

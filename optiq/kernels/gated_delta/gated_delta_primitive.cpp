@@ -11,6 +11,10 @@
 #include "optiq/kernels/fused_primitive.h"
 #include "optiq/kernels/gated_delta/gated_delta.h"
 #include "optiq/kernels/gated_delta/gated_delta_backward.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/cuda_primitive.h"
+#include "optiq/kernels/gated_delta/gated_delta_cuda.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -20,12 +24,15 @@ constexpr std::size_t kFirstState = 5;  // inputs: qkv, a, b, a_log, dt_bias, st
 // True if the values of a row lie one after another; rows may lie apart.
 bool has_rows(const mx::array& x) { return x.shape(1) == 1 || x.strides()[1] == 1; }
 
+float* host_data(const mx::array& x) { return const_cast<float*>(x.data<float>()); }
+
+template <class Data>
 GatedDeltaArgs args_of(const mx::array& qkv, const mx::array& a, const mx::array& b,
-                       const GatedDeltaOptions& options) {
+                       const GatedDeltaOptions& options, Data&& data) {
   GatedDeltaArgs args{};
-  args.qkv = qkv.data<float>();
-  args.a = a.data<float>();
-  args.b = b.data<float>();
+  args.qkv = data(qkv);
+  args.a = data(a);
+  args.b = data(b);
   args.qkv_stride = qkv.strides()[0];
   args.a_stride = a.strides()[0];
   args.b_stride = b.strides()[0];
@@ -51,7 +58,7 @@ class GatedDeltaBackward : public FusedPrimitive {
       return has_rows(inputs[i]) ? inputs[i] : contiguous(inputs[i]);
     };
     GatedDeltaBackwardArgs args{};
-    args.forward = args_of(rows(0), rows(1), rows(2), options_);
+    args.forward = args_of(rows(0), rows(1), rows(2), options_, host_data);
     args.forward.a_log = contiguous(inputs[3]).data<float>();
     args.forward.dt_bias = contiguous(inputs[4]).data<float>();
     const std::size_t first_gradient = kFirstState + segments_.size();
@@ -93,30 +100,27 @@ class GatedDelta : public FusedPrimitive {
 
   // Outputs: o, the new states.
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    const mx::array qkv = rows(inputs[0]), a = rows(inputs[1]), b = rows(inputs[2]);
-    allocate(outputs[0]);
-    release_siblings(inputs, outputs);
     std::vector<GatedDeltaSegment> segments;
-    std::int64_t row = 0;
-    for (std::size_t i = 0; i < segments_.size(); ++i) {
-      const mx::array& input = inputs[kFirstState + i];
-      // Only the pointer is kept: a second holder would forbid the donation.
-      const float* state = contiguous(input).data<float>();
-      if (!donate(input, outputs[1 + i])) allocate(outputs[1 + i]);
-      segments.push_back(
-          {row, segments_[i].tokens, state, outputs[1 + i].data<float>()});
-      row += segments_[i].tokens;
-    }
-    GatedDeltaArgs args = args_of(qkv, a, b, options_);
-    args.a_log = contiguous(inputs[3]).data<float>();
-    args.dt_bias = contiguous(inputs[4]).data<float>();
-    args.o = outputs[0].data<float>();
+    GatedDeltaArgs args = args_of_call(
+        inputs, outputs, segments, [&](const mx::array& x) { return contiguous(x); },
+        host_data);
     dispatch([args, segments = std::move(segments)]() mutable {
       args.segments = segments.data();
-      args.n_segments = static_cast<int>(segments.size());
       gated_delta(args);
     });
   }
+
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    CudaCall call(stream(), inputs, outputs);
+    std::vector<GatedDeltaSegment> segments;
+    GatedDeltaArgs args = args_of_call(
+        inputs, outputs, segments, [&](const mx::array& x) { return call.in_rows(x); },
+        CudaCall::data<float>);
+    args.segments = segments.data();
+    cuda::gated_delta(args, call.launcher());
+  }
+#endif
 
   // By qkv, a and b alone: with a kernel.
   Arrays vjp(const Arrays& primals, const Arrays& cotangents,
@@ -146,11 +150,46 @@ class GatedDelta : public FusedPrimitive {
   }
 
  private:
-  mx::array rows(const mx::array& x) { return has_rows(x) ? x : contiguous(x); }
+  // All but the pointer to the segments, which are put beside.
+  template <class InRows, class Data>
+  GatedDeltaArgs args_of_call(const Arrays& inputs, Arrays& outputs,
+                              std::vector<GatedDeltaSegment>& segments,
+                              InRows&& in_rows, Data&& data) {
+    // First of all, while nobody else holds the states.
+    release_siblings(inputs, outputs);
+    allocate(outputs[0]);
+    for (std::size_t i = 0; i < segments_.size(); ++i)
+      if (!donate(inputs[kFirstState + i], outputs[1 + i])) allocate(outputs[1 + i]);
+    const auto rows = [&](const mx::array& x) { return has_rows(x) ? x : in_rows(x); };
+    const mx::array qkv = rows(inputs[0]), a = rows(inputs[1]), b = rows(inputs[2]);
+    std::int64_t row = 0;
+    for (std::size_t i = 0; i < segments_.size(); ++i) {
+      segments.push_back({row, segments_[i].tokens,
+                          data(in_rows(inputs[kFirstState + i])),
+                          data(outputs[1 + i])});
+      row += segments_[i].tokens;
+    }
+    GatedDeltaArgs args = args_of(qkv, a, b, options_, data);
+    args.a_log = data(in_rows(inputs[3]));
+    args.dt_bias = data(in_rows(inputs[4]));
+    args.o = data(outputs[0]);
+    args.n_segments = static_cast<int>(segments.size());
+    return args;
+  }
 
   std::vector<Segment> segments_;
   GatedDeltaOptions options_;
 };
+
+// True where a kernel of ours takes the call.
+bool has_kernel([[maybe_unused]] const GatedDeltaOptions& options) {
+  if (runs_on_cpu()) return true;
+#ifdef OPTIQ_CUDA
+  return options.key_dim <= cuda::kMostKeyDim;
+#else
+  return false;
+#endif
+}
 
 mx::array transposed(const mx::array& x) { return mx::swapaxes(x, -1, -2); }
 
@@ -309,7 +348,7 @@ std::pair<mx::array, std::vector<mx::array>> gated_delta(
     return plain(in, rows, options);
   };
   Arrays out;
-  if (runs_on_cpu()) {
+  if (has_kernel(options)) {
     auto primitive =
         std::make_shared<GatedDelta>(std::move(fallback), std::move(rows), options);
     auto shapes = primitive->output_shapes(inputs);

@@ -9,6 +9,8 @@
 
 namespace optiq::kernels {
 
+using GatedDeltaKernel = void (*)(const GatedDeltaArgs&);
+
 /// Owns what GatedDeltaArgs points to, in guarded memory. Rows of qkv, a and b lie
 /// apart by a few values more than they hold; the last one ends where the memory does.
 struct GatedDeltaProblem {
@@ -60,15 +62,16 @@ struct GatedDeltaProblem {
 
   /// All segments, states in place.
   void run() { run_into(states); }
+  void run_with(GatedDeltaKernel kernel) { run_into(states, kernel); }
 
   /// All segments; the new states go to `out`.
-  void run_into(testing::GuardedFloats& out) {
+  void run_into(testing::GuardedFloats& out, GatedDeltaKernel kernel = gated_delta) {
     std::vector<GatedDeltaSegment> segments;
     std::int64_t begin = 0;
     for (std::size_t i = 0; i < tokens.size(); begin += tokens[i++])
       segments.push_back({begin, tokens[i], states.data() + i * state_size(),
                           out.data() + i * state_size()});
-    call(segments);
+    call(segments, kernel);
   }
 
   /// One segment alone.
@@ -81,12 +84,15 @@ struct GatedDeltaProblem {
   }
 
   /// Some rows, as if they were the whole call, on the first state.
-  void run_rows(int begin, int n) { call({{begin, n, states.data(), states.data()}}); }
+  void run_rows(int begin, int n, GatedDeltaKernel kernel = gated_delta) {
+    call({{begin, n, states.data(), states.data()}}, kernel);
+  }
 
  private:
   float* row(int t) { return qkv.data() + static_cast<std::int64_t>(t) * qkv_stride(); }
 
-  void call(const std::vector<GatedDeltaSegment>& segments) {
+  void call(const std::vector<GatedDeltaSegment>& segments,
+            GatedDeltaKernel kernel = gated_delta) {
     GatedDeltaArgs args{};
     args.qkv = qkv.data();
     args.a = a.data();
@@ -103,7 +109,7 @@ struct GatedDeltaProblem {
     args.key_dim = Dk;
     args.value_dim = Dv;
     args.form = form;
-    gated_delta(args);
+    kernel(args);
   }
 };
 
