@@ -24,6 +24,7 @@
 #define __global__
 #define __shared__
 #define __grid_constant__
+#define __forceinline__ inline
 #define __launch_bounds__(...)
 #define threadIdx (optiq::cuda_model::thread_index())
 #define blockIdx (optiq::cuda_model::block().index)
@@ -210,6 +211,13 @@ template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int change) {
   return optiq::cuda_model::shuffled(mask, value, change);
 }
+inline unsigned __ballot_sync(unsigned mask, bool is) {
+  unsigned all = is ? 1u << optiq::cuda_model::block().thread % 32 : 0;
+  for (int step = 16; step > 0; step /= 2)
+    all |= optiq::cuda_model::shuffled(mask, all, step);
+  return all;
+}
+inline int __popc(unsigned v) { return std::popcount(v); }
 template <class T>
 T __ldcs(const T* p) {
   return optiq::cuda_model::aligned(p);

@@ -9,6 +9,10 @@
 #include "optiq/kernels/experts/route.h"
 #include "optiq/kernels/glu/glu_primitive.h"
 #include "optiq/kernels/linear/weight_primitive.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/cuda_primitive.h"
+#include "optiq/kernels/experts/experts_cuda.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -23,19 +27,37 @@ class RoutePrimitive : public FusedPrimitive {
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     for (mx::array& out : outputs) allocate(out);
-    RouteArgs args{};
+    RouteArgs args = args_of(inputs);
     args.logits = contiguous(inputs[0]).data<float>();
     if (inputs.size() > 1) args.expert_scale = contiguous(inputs[1]).data<float>();
     args.ids = outputs[0].data<std::int32_t>();
     args.weights = outputs[1].data<float>();
+    dispatch([args] { kernels::route(args); });
+  }
+
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    for (mx::array& out : outputs) allocate(out);
+    CudaCall call(stream(), inputs, outputs);
+    RouteArgs args = args_of(inputs);
+    args.logits = call.values<float>(inputs[0]);
+    if (inputs.size() > 1) args.expert_scale = call.values<float>(inputs[1]);
+    args.ids = CudaCall::data<std::int32_t>(outputs[0]);
+    args.weights = CudaCall::data<float>(outputs[1]);
+    cuda::route(args, call.launcher());
+  }
+#endif
+
+ private:
+  RouteArgs args_of(const Arrays& inputs) const {
+    RouteArgs args{};
     args.T = inputs[0].shape(0);
     args.n_experts = inputs[0].shape(1);
     args.n_active = n_active_;
     args.normalize = normalize_;
-    dispatch([args] { kernels::route(args); });
+    return args;
   }
 
- private:
   int n_active_;
   bool normalize_;
 };
@@ -56,21 +78,9 @@ class Experts : public FusedPrimitive {
         has_residual_(has_residual) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    const auto in_rows = [&](const mx::array& x) { return contiguous(x); };
-    ExpertsArgs args{};
-    args.x = contiguous(inputs[0]).data<float>();
-    args.ids = contiguous(inputs[1]).data<std::int32_t>();
-    args.weights = contiguous(inputs[2]).data<float>();
-    args.gate = view_of(inputs, gate_, in_rows);
-    args.up = view_of(inputs, up_, in_rows);
-    args.down = view_of(inputs, down_, in_rows);
-    args.T = inputs[0].shape(0);
-    args.n_active = inputs[1].shape(1);
-    args.n_experts = n_experts_;
-    args.f = f_;
-    args.activation = activation_;
+    ExpertsArgs args = args_of(
+        inputs, [&](const mx::array& x) { return contiguous(x); }, host_address);
     if (has_residual_) {
-      args.residual = contiguous(inputs.back()).data<float>();
       if (!donate(inputs.back(), outputs[0])) allocate(outputs[0]);
     } else {
       allocate(outputs[0]);
@@ -79,7 +89,42 @@ class Experts : public FusedPrimitive {
     dispatch([args] { kernels::experts(args); });
   }
 
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    allocate(outputs[0]);
+    CudaCall call(stream(), inputs, outputs);
+    ExpertsArgs args = args_of(
+        inputs, [&](const mx::array& x) { return call.in_rows(x); },
+        [](const mx::array& x) {
+          return static_cast<const void*>(CudaCall::data<char>(x));
+        });
+    args.y = CudaCall::data<float>(outputs[0]);
+    cuda::experts(args, call.scratch(cuda::experts_scratch_bytes(args)),
+                  call.launcher());
+  }
+#endif
+
  private:
+  // All but where the result goes.
+  template <class InRows>
+  ExpertsArgs args_of(const Arrays& inputs, InRows&& in_rows, Address address) const {
+    const auto values = [&](const mx::array& x) { return address(in_rows(x)); };
+    ExpertsArgs args{};
+    args.x = static_cast<const float*>(values(inputs[0]));
+    args.ids = static_cast<const std::int32_t*>(values(inputs[1]));
+    args.weights = static_cast<const float*>(values(inputs[2]));
+    if (has_residual_) args.residual = static_cast<const float*>(values(inputs.back()));
+    args.gate = view_of(inputs, gate_, in_rows, address);
+    args.up = view_of(inputs, up_, in_rows, address);
+    args.down = view_of(inputs, down_, in_rows, address);
+    args.T = inputs[0].shape(0);
+    args.n_active = inputs[1].shape(1);
+    args.n_experts = n_experts_;
+    args.f = f_;
+    args.activation = activation_;
+    return args;
+  }
+
   WeightSlots gate_, up_, down_;
   int n_experts_;
   GluGate f_;
@@ -87,10 +132,44 @@ class Experts : public FusedPrimitive {
   bool has_residual_;
 };
 
+#ifdef OPTIQ_CUDA
+// What an affine matrix of these arrays would be for cuda::has_experts.
+MatrixView form_of(const LinearWeight& w) {
+  MatrixView view;
+  view.spec = w.spec;
+  if (!w.quantized()) return view;
+  view.scales = &w;  // for quantized() alone
+  if (w.biases) view.type = float_type_of(w.scales->dtype());
+  return view;
+}
+#endif
+
+// True where a kernel of ours takes the call: on a GPU of few rows.
+bool has_kernel([[maybe_unused]] const Route& route,
+                [[maybe_unused]] const ExpertWeights& w) {
+  if (runs_on_cpu()) return true;
+#ifdef OPTIQ_CUDA
+  return route.ids.size() <= cuda::kMostPairs && w.n_experts <= cuda::kMostExperts &&
+         cuda::has_experts(form_of(w.gate), form_of(w.up), form_of(w.down));
+#else
+  return false;
+#endif
+}
+
+bool has_route_kernel([[maybe_unused]] const mx::array& logits) {
+  if (runs_on_cpu()) return true;
+#ifdef OPTIQ_CUDA
+  return logits.shape(1) <= cuda::kMostExperts;
+#else
+  return false;
+#endif
+}
+
 // x [T, A or 1, 1, K] by the matrices of the ids [T, A] -> [T, A, 1, N].
 mx::array gathered_product(const mx::array& x, const Arrays& in, const WeightSlots& w,
                            const mx::array& ids, int n_experts) {
   const mx::array flat = plain_dequantized(in, w);
+
   const mx::array matrices =
       mx::reshape(flat, {n_experts, flat.shape(0) / n_experts, flat.shape(1)});
   return mx::gather_mm(x, mx::swapaxes(matrices, 1, 2), std::nullopt, ids);
@@ -127,7 +206,7 @@ Route route(const mx::array& logits, const RouteOptions& options) {
     if (in.size() > 1) weights = weights * mx::take(in[1], ids);
     return {ids, weights};
   };
-  if (!runs_on_cpu()) {
+  if (!has_route_kernel(logits)) {
     const Arrays both = fallback(inputs);
     return {both[0], both[1]};
   }
@@ -159,7 +238,7 @@ mx::array experts(const mx::array& x, const Route& route, const ExpertWeights& w
     const mx::array y = mx::sum(z * mx::expand_dims(in[2], -1), 1);
     return {added ? y + in.back() : y};
   };
-  if (!runs_on_cpu()) return fallback(inputs)[0];
+  if (!has_kernel(route, weights)) return fallback(inputs)[0];
   return mx::array(
       x.shape(), mx::float32,
       std::make_shared<Experts>(std::move(fallback), gate, up, down, weights.n_experts,

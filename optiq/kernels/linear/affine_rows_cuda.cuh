@@ -18,10 +18,9 @@
 #include <cstdint>
 #include <stdexcept>
 
-#include "optiq/kernels/linear/code_bytes.cuh"
 #include "optiq/kernels/linear/few_rows_args.cuh"
 #include "optiq/kernels/linear/ready_rows.cuh"
-#include "optiq/kernels/linear/weight_steps.cuh"
+#include "optiq/kernels/linear/step_sums.cuh"
 
 namespace optiq::kernels::cuda {
 
@@ -34,32 +33,6 @@ inline constexpr int kWarps = kReadyWarps;
 template <int tiles>
 int shared_limit() {
   return tiles <= 2 ? shared_memory() / 2 : shared_memory();
-}
-
-/// How K is cut: into at most eight ranges of equally many steps, but for the last.
-struct Ranges {
-  int steps, length, n;
-
-  template <class F>
-  static __host__ __device__ Ranges of(int K) {
-    const int steps = (K + F::step - 1) / F::step, length = (steps + 7) / 8;
-    return {steps, length, (steps + length - 1) / length};
-  }
-};
-
-/// The bytes of a quarter as registers.
-template <int n>
-__device__ inline void load_bytes(const std::int8_t* from, std::uint32_t (&to)[n]) {
-  if constexpr (n == 2) {
-    const uint2 v = *reinterpret_cast<const uint2*>(from);
-    to[0] = v.x, to[1] = v.y;
-  } else {
-#pragma unroll
-    for (int i = 0; i < n; i += 4) {
-      const uint4 v = *reinterpret_cast<const uint4*>(from + 4 * i);
-      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
-    }
-  }
 }
 
 /// Places for a range's sums by `tiles` of X, one more than there are: the next range's
@@ -157,7 +130,7 @@ __global__ void __launch_bounds__(kReadyThreads, tiles <= 2 ? 2 : 1)
   const bool has_steps = has_tile && first_step < end_step;
   const auto load_next = [&](Step<F, wide, 2 * kFrags>& step) {
     if (coming >= n_turns) return;
-    step.load(a, at, t, coming_step * F::step);
+    step.load(a.K, at, t, coming_step * F::step);
     if (++coming_step < end_step) return;
     coming_step = first_step;
     coming = after(coming);
@@ -204,54 +177,12 @@ __global__ void __launch_bounds__(kReadyThreads, tiles <= 2 ? 2 : 1)
   }
   if (!has_tile) return;
 
-  // Of rows that are not there some other's values do: their sums go nowhere.
-  int x_at[tiles], x_sums[tiles];
-#pragma unroll
-  for (int n = 0; n < tiles; ++n) {
-    const int column_row = min(n * 4 + r / 2, x_rows - 1);
-    x_at[n] = (column_row * grid.n_groups * 2 + r % 2) * F::group + t * F::quarter;
-    x_sums[n] = min(n * 4 + t, x_rows - 1) * grid.n_groups;
-  }
+  const LaneX<F, tiles> rows_of_x(x_rows, grid.n_groups);
 
   float y[kFrags][tiles][2] = {};
   LaneRows<F> of_sums = at;  // for scales that are read at their use
   const auto add = [&](const Step<F, wide, 2 * kFrags>& step, int step_index) {
-    const int begin = step_index * F::step;
-#pragma unroll
-    for (int g = 0; g < F::groups; ++g) {
-      float scale[2 * kFrags], bias[2 * kFrags];
-#pragma unroll
-      for (int h = 0; h < 2 * kFrags; ++h) {
-        scale[h] = step.scale(a, step.scales[h], of_sums.scales(h), begin, g);
-        bias[h] = step.scale(a, step.biases[h], of_sums.biases(h), begin, g);
-      }
-#pragma unroll
-      for (int n = 0; n < tiles; ++n) {
-        std::uint32_t b[F::quarter / 4];
-        load_bytes(x.bytes + (x_at[n] + 2 * (begin + g * F::group)), b);
-        const float2 s = x.sums[x_sums[n] + step_index * F::groups + g];
-#pragma unroll
-        for (int f = 0; f < kFrags; ++f) {
-          int c[4] = {};
-#pragma unroll
-          for (int m = 0; m < F::quarter / 8; ++m) {
-            const auto& low = step.codes[g][2 * f];
-            const auto& high = step.codes[g][2 * f + 1];
-            const std::uint32_t w[4] = {
-                code_bytes<F>(low, 2 * m), code_bytes<F>(high, 2 * m),
-                code_bytes<F>(low, 2 * m + 1), code_bytes<F>(high, 2 * m + 1)};
-            multiply_add(c, w, b[2 * m], b[2 * m + 1]);
-          }
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const auto sum = static_cast<float>(256 * c[2 * h] + c[2 * h + 1]);
-            float& to = y[f][n][h];
-            to = fmaf(scale[2 * f + h] * s.x, sum, to);
-            to = fmaf(bias[2 * f + h], s.y, to);
-          }
-        }
-      }
-    }
+    add_step<F>(y, step, step_index, of_sums, a.scale_type, a.K, x, rows_of_x);
   };
 
   int turn = 0;

@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
   int from = warp / row_warps * F::step;
   constexpr int stride = k_warps * F::step;
   // The weights, which no kernel writes, are under way while x is made ready.
-  if (from < a.K) even.load(a, at, t, from);
+  if (from < a.K) even.load(a.K, at, t, from);
   wait_for_inputs();
   if constexpr (in_block) {
     x.row = x.groups * F::group + 8;
@@ -182,7 +182,8 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
       float scale[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h)
-        scale[h] = step.scale(a, step.scales[h], at.scales(h), begin, g);
+        scale[h] =
+            step.scale(a.scale_type, a.K, step.scales[h], at.scales(h), begin, g);
 #pragma unroll
       for (int n = 0; n < tiles; ++n)
 #pragma unroll
@@ -197,11 +198,11 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
     }
   };
   while (from < a.K) {
-    if (from + stride < a.K) odd.load(a, at, t, from + stride);
+    if (from + stride < a.K) odd.load(a.K, at, t, from + stride);
     add(even, from, y[0]);
     from += stride;
     if (from >= a.K) break;
-    if (from + stride < a.K) even.load(a, at, t, from + stride);
+    if (from + stride < a.K) even.load(a.K, at, t, from + stride);
     add(odd, from, y[slots - 1]);
     from += stride;
   }

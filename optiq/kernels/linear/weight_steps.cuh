@@ -50,11 +50,10 @@ struct Step {
   std::uint32_t scales[n_rows][scale_words],
       biases[n_rows][F::affine ? scale_words : 1];
 
-  __device__ void load(const FewRowsArgs& a, const LaneRows<F>& rows, int t,
-                       int begin) {
+  __device__ void load(int K, const LaneRows<F>& rows, int t, int begin) {
     const auto from = static_cast<unsigned>(begin);
     // Rows of whole steps lie at places for wide loads.
-    const bool whole = a.K % F::step == 0;
+    const bool whole = K % F::step == 0;
 #pragma unroll
     for (int h = 0; h < n_rows; ++h) {
       if (whole) {
@@ -69,7 +68,7 @@ struct Step {
       } else {
 #pragma unroll
         for (int g = 0; g < F::groups; ++g) {
-          const unsigned k = begin + g * F::group < a.K ? from + g * F::group : 0;
+          const unsigned k = begin + g * F::group < K ? from + g * F::group : 0;
           load_quarter<F>(rows.codes(h) + k / 8 * F::bits, t, codes[g][h]);
           if constexpr (wide) continue;
           pick_scale(rows.scales(h), k / F::group, g, scales[h]);
@@ -111,15 +110,16 @@ struct Step {
     word = (shift == 0 ? 0 : word) | bits << shift;
   }
 
-  __device__ float scale(const FewRowsArgs& a, const std::uint32_t* words,
+  /// `type` is of affine scales.
+  __device__ float scale(FloatType type, int K, const std::uint32_t* words,
                          const std::uint8_t* row, int from, int g) const {
     if constexpr (F::affine) {
       if constexpr (wide) {
-        const int k = from + g * F::group < a.K ? from + g * F::group : 0;
+        const int k = from + g * F::group < K ? from + g * F::group : 0;
         return reinterpret_cast<const float*>(row)[k / F::group];
       }
       const std::uint32_t bits = words[g / 2] >> (16 * (g % 2)) & 0xffff;
-      return a.scale_type == FloatType::kBF16
+      return type == FloatType::kBF16
                  ? __uint_as_float(bits << 16)
                  : __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
     } else {
