@@ -62,52 +62,51 @@ TEST(ExpertsOnModel, AreTheReferenceInAnyCompany) {
     const TestMatrix gate = make(kExperts * N, K, spec);
     const TestMatrix up = make(kExperts * N, K, i % 4 ? spec : other);
     const TestMatrix down = make(kExperts * K, N, other);
-    for (const auto& [T, n_active] : {std::pair{1, 3}, {6, 2}})
-      {
-        // Of both forms the one or the other.
-        const Activation activation =
-            (i + T) % 2 ? Activation::kInt8 : Activation::kExact;
-        SCOPED_TRACE(::testing::Message()
-                     << describe(spec) << " and " << describe(other) << " T " << T
-                     << (activation == Activation::kExact ? " exact" : ""));
-        std::vector<std::int32_t> ids;
-        for (int t = 0; t < T; ++t)
-          for (int n = 0; n < n_active; ++n) ids.push_back(n == 0 ? 3 : (t + n) % 3);
-        const auto pairs = std::size_t(T) * n_active;
-        // As a device has them: at multiples of 16 bytes.
-        const auto x = random_floats(std::size_t(T) * K, ++seed);
-        std::vector<uint4> aligned(x.size() / 4);
-        std::memcpy(aligned.data(), x.data(), x.size() * 4);
-        const auto weights = random_floats(pairs, ++seed);
-        const auto residual = random_floats(x.size(), ++seed);
-        ExpertsArgs args{};
-        args.x = reinterpret_cast<const float*>(aligned.data());
-        args.ids = ids.data();
-        args.weights = weights.data();
-        args.residual = i % 2 ? residual.data() : nullptr;
-        args.T = T;
-        args.n_active = n_active;
-        args.n_experts = kExperts;
-        args.gate = gate.view;
-        args.up = up.view;
-        args.down = down.view;
-        args.f = i % 2 ? GluGate::kSilu : GluGate::kGeluTanh;
-        args.activation = activation;
-        const auto y = on_model(args), expected = reference(args);
-        float largest = 0;
-        for (const float v : expected) largest = std::max(largest, std::abs(v));
-        const float share = activation == Activation::kExact ? 4e-6f : 2e-3f;
-        for (std::size_t n = 0; n < y.size(); ++n)
-          ASSERT_NEAR(y[n], expected[n], share * largest) << n;
-        const std::size_t last = T - 1;
-        args.x += last * K;
-        args.ids += last * n_active;
-        args.weights += last * n_active;
-        if (args.residual) args.residual += last * K;
-        args.T = 1;
-        const auto alone = on_model(args);
-        for (int k = 0; k < K; ++k) ASSERT_EQ(alone[k], y[last * K + k]) << k;
-      }
+    for (const auto& [T, n_active] : {std::pair{1, 3}, {6, 2}}) {
+      // Of both forms the one or the other.
+      const Activation activation =
+          (i + T) % 2 ? Activation::kInt8 : Activation::kExact;
+      SCOPED_TRACE(::testing::Message()
+                   << describe(spec) << " and " << describe(other) << " T " << T
+                   << (activation == Activation::kExact ? " exact" : ""));
+      std::vector<std::int32_t> ids;
+      for (int t = 0; t < T; ++t)
+        for (int n = 0; n < n_active; ++n) ids.push_back(n == 0 ? 3 : (t + n) % 3);
+      const auto pairs = std::size_t(T) * n_active;
+      // As a device has them: at multiples of 16 bytes.
+      const auto x = random_floats(std::size_t(T) * K, ++seed);
+      std::vector<uint4> aligned(x.size() / 4);
+      std::memcpy(aligned.data(), x.data(), x.size() * 4);
+      const auto weights = random_floats(pairs, ++seed);
+      const auto residual = random_floats(x.size(), ++seed);
+      ExpertsArgs args{};
+      args.x = reinterpret_cast<const float*>(aligned.data());
+      args.ids = ids.data();
+      args.weights = weights.data();
+      args.residual = i % 2 ? residual.data() : nullptr;
+      args.T = T;
+      args.n_active = n_active;
+      args.n_experts = kExperts;
+      args.gate = gate.view;
+      args.up = up.view;
+      args.down = down.view;
+      args.f = i % 2 ? GluGate::kSilu : GluGate::kGeluTanh;
+      args.activation = activation;
+      const auto y = on_model(args), expected = reference(args);
+      float largest = 0;
+      for (const float v : expected) largest = std::max(largest, std::abs(v));
+      const float share = activation == Activation::kExact ? 4e-6f : 2e-3f;
+      for (std::size_t n = 0; n < y.size(); ++n)
+        ASSERT_NEAR(y[n], expected[n], share * largest) << n;
+      const std::size_t last = T - 1;
+      args.x += last * K;
+      args.ids += last * n_active;
+      args.weights += last * n_active;
+      if (args.residual) args.residual += last * K;
+      args.T = 1;
+      const auto alone = on_model(args);
+      for (int k = 0; k < K; ++k) ASSERT_EQ(alone[k], y[last * K + k]) << k;
+    }
   }
 }
 

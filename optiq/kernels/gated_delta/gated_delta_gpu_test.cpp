@@ -1,0 +1,52 @@
+// The gated delta rule and its convolution on a GPU beside those on the CPU.
+#include <array>
+
+#include "optiq/kernels/causal_conv/causal_conv_primitive.h"
+#include "optiq/kernels/gated_delta/gated_delta_primitive.h"
+#include "optiq/kernels/gpu_testing.h"
+
+namespace optiq::kernels {
+namespace {
+
+using namespace optiq::testing;
+using GatedDeltaOnGpu = OnGpu;
+
+// As in a model: the convolution's rows go to the rule; a second call goes on where the
+// first one ended.
+TEST_F(GatedDeltaOnGpu, IsAsOnTheCpu) {
+  const GatedDeltaOptions options{2, 4, 128, 64};
+  constexpr int kChannels = 2 * 2 * 128 + 4 * 64, kKernel = 4;
+  std::uint64_t seed = 0;
+  for (const std::vector<int>& tokens : {std::vector{1}, {300}, {1, 5, 70}}) {
+    std::vector<Segment> segments;
+    int T = 0;
+    for (const int n : tokens) segments.push_back({n}), T += n;
+    const mx::array x = random_array({T, kChannels}, ++seed);
+    const mx::array weight = random_array({kChannels, kKernel}, ++seed);
+    const mx::array a = random_array({T, 4}, ++seed), b = random_array({T, 4}, ++seed);
+    const mx::array a_log = random_array({4}, ++seed) - 1;
+    const mx::array dt_bias = random_array({4}, ++seed) - 3;
+    mx::eval(a_log, dt_bias);
+    expect_same_on_both([&] {
+      std::vector<mx::array> tails, states, all;
+      for (std::size_t i = 0; i < tokens.size(); ++i) {
+        tails.push_back(mx::zeros({kKernel - 1, kChannels}));
+        states.push_back(mx::zeros({4, 128, 64}));
+      }
+      for (int round = 0; round < 2; ++round) {
+        auto [qkv, new_tails] = causal_conv_silu(x, weight, segments, tails);
+        auto [y, new_states] = gated_delta(qkv, a, b, a_log, dt_bias, segments,
+                                           std::move(states), options);
+        all.insert(all.end(), {qkv, y});
+        tails = new_tails;
+        states = new_states;
+      }
+      all.insert(all.end(), states.begin(), states.end());
+      all.insert(all.end(), tails.begin(), tails.end());
+      return all;
+    });
+  }
+}
+
+}  // namespace
+}  // namespace optiq::kernels
