@@ -12,6 +12,7 @@
 #ifdef OPTIQ_CUDA
 #include "optiq/kernels/cuda_primitive.h"
 #include "optiq/kernels/experts/experts_cuda.h"
+#include "optiq/kernels/linear/many_rows_primitive.h"
 #endif
 
 namespace optiq::kernels {
@@ -178,31 +179,38 @@ mx::array gathered_product(const mx::array& x, const Arrays& in, const WeightSlo
 #ifdef OPTIQ_CUDA
 // Many tokens on a GPU: as rows sorted by their experts, each of whose matrices meets
 // its rows in one product, in half precision unless activations are to stay exact.
-mx::array sorted_experts(const Arrays& in, const WeightSlots& gate,
-                         const WeightSlots& up, const WeightSlots& down, int n_experts,
+mx::array sorted_experts(const mx::array& x, const Route& route, const ExpertWeights& w,
                          GluGate f, Activation activation) {
   const mx::Dtype type = activation == Activation::kInt8 ? mx::bfloat16 : mx::float32;
-  const int T = in[1].shape(0), A = in[1].shape(1);
-  const mx::array ids = mx::reshape(in[1], {T * A});
+  const int T = route.ids.shape(0), A = route.ids.shape(1);
+  const mx::array ids = mx::reshape(route.ids, {T * A});
   const mx::array order = mx::argsort(ids), sorted = mx::take(ids, order);
-  const auto product = [&](const mx::array& rows, const WeightSlots& w) {
-    const mx::array flat = plain_dequantized(in, w, type);
+  const auto dequantized = [&](const LinearWeight& matrix) {
+    if (type == mx::bfloat16 && has_many_rows({&matrix, 1}))
+      return dequantized_bf16({&matrix, 1});
+    Arrays in;
+    const WeightSlots slots = append_weight(matrix, in);
+    return plain_dequantized(in, slots, type);
+  };
+  const auto product = [&](const mx::array& rows, const LinearWeight& matrix) {
+    const mx::array flat = dequantized(matrix);
     const mx::array matrices =
-        mx::reshape(flat, {n_experts, flat.shape(0) / n_experts, flat.shape(1)});
+        mx::reshape(flat, {w.n_experts, flat.shape(0) / w.n_experts, flat.shape(1)});
+
     return mx::gather_mm(rows, mx::swapaxes(matrices, 1, 2), std::nullopt, sorted,
                          true);
   };
   const mx::array rows =
-      mx::expand_dims(mx::take(mx::astype(in[0], type),
+      mx::expand_dims(mx::take(mx::astype(x, type),
                                mx::floor_divide(order, mx::array(A, order.dtype())), 0),
                       1);
-  const auto wide = [](const mx::array& x) { return mx::astype(x, mx::float32); };
+  const auto wide = [](const mx::array& y) { return mx::astype(y, mx::float32); };
   const mx::array h =
-      plain_gate(wide(product(rows, gate)), f) * wide(product(rows, up));
-  const mx::array z = mx::squeeze(product(mx::astype(h, type), down), 1);
+      plain_gate(wide(product(rows, w.gate)), f) * wide(product(rows, w.up));
+  const mx::array z = mx::squeeze(product(mx::astype(h, type), w.down), 1);
   const mx::array of_tokens =
       mx::reshape(mx::take(wide(z), mx::argsort(order), 0), {T, A, z.shape(1)});
-  return mx::sum(of_tokens * mx::expand_dims(in[2], -1), 1);
+  return mx::sum(of_tokens * mx::expand_dims(route.weights, -1), 1);
 }
 #endif
 
@@ -271,8 +279,7 @@ mx::array experts(const mx::array& x, const Route& route, const ExpertWeights& w
   };
   if (!has_kernel(route, weights)) {
 #ifdef OPTIQ_CUDA
-    const mx::array y =
-        sorted_experts(inputs, gate, up, down, weights.n_experts, f, activation);
+    const mx::array y = sorted_experts(x, route, weights, f, activation);
     return residual ? y + *residual : y;
 #else
     return fallback(inputs)[0];

@@ -22,6 +22,7 @@
 #ifdef OPTIQ_CUDA
 #include "optiq/kernels/cuda_primitive.h"
 #include "optiq/kernels/linear/linear_cuda.h"
+#include "optiq/kernels/linear/many_rows_primitive.h"
 #endif
 
 namespace optiq::kernels {
@@ -161,6 +162,15 @@ bool has_kernel(const mx::array& x, std::span<const WeightSlots> weights) {
   return false;
 #endif
 }
+
+#ifdef OPTIQ_CUDA
+// True where products go through bfloat16, as those of many rows on a GPU do.
+bool goes_through_bf16(const mx::array& x, std::span<const LinearWeight> weights,
+                       Activation activation) {
+  return !runs_on_cpu() && x.shape(0) > kMostCudaRows &&
+         activation == Activation::kInt8 && has_many_rows(weights);
+}
+#endif
 
 // True where one kernel takes both products of a gated MLP, which has_kernel.
 bool has_glu_kernel([[maybe_unused]] std::span<const LinearWeight, 2> both) {
@@ -385,6 +395,10 @@ Fallback normed_first(std::optional<float> eps, std::size_t slot, Fallback produ
 mx::array linear(const mx::array& x, const LinearWeight& w,
                  const LinearOptions& options) {
   check_input(x, w);
+#ifdef OPTIQ_CUDA
+  if (goes_through_bf16(x, {&w, 1}, options.activation))
+    return linear_many(as_float(x), {&w, 1}, options.residual)[0];
+#endif
   const JoinedInput joined(x, {&w, 1});
   Arrays inputs{joined.x};
   const std::vector<WeightSlots> slots{append_weight(w, inputs)};
@@ -414,6 +428,10 @@ mx::array linear(const mx::array& x, const LinearWeight& w,
 std::vector<mx::array> linear_group(const mx::array& x,
                                     std::span<const LinearWeight> weights,
                                     Activation activation) {
+#ifdef OPTIQ_CUDA
+  if (goes_through_bf16(x, weights, activation))
+    return linear_many(as_float(x), weights, std::nullopt);
+#endif
   const JoinedInput joined(x, weights);
   Arrays inputs{joined.x};
   std::vector<WeightSlots> slots;
@@ -448,6 +466,10 @@ mx::array glu(const mx::array& x, const LinearWeight& gate, const LinearWeight& 
         fmt::format("[glu] expected gate and up of equal rows, found {} and {}",
                     gate.output_dim(), up.output_dim()));
   const std::array both{gate, up};
+#ifdef OPTIQ_CUDA
+  if (!gate.bias && !up.bias && goes_through_bf16(x, both, activation))
+    return glu_many(as_float(x), both, f);
+#endif
   const JoinedInput joined(x, both);
   Arrays inputs{joined.x};
   const WeightSlots g = append_weight(gate, inputs), u = append_weight(up, inputs);
