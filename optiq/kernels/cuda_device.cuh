@@ -21,6 +21,16 @@ __device__ inline float float_at(const void* data, std::int64_t i, FloatType typ
   return __half2float(__ushort_as_half(bits));
 }
 
+/// A bfloat16, or two of them in a word: to the nearest, of two the even one.
+__device__ inline std::uint32_t narrow(float v) {
+  const std::uint32_t bits = __float_as_uint(v);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return bits >> 16 | 0x40u;
+  return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+__device__ inline std::uint32_t narrow(float low, float high) {
+  return narrow(high) << 16 | narrow(low);
+}
+
 /// f of a gate.
 __device__ inline float gate_value(GluGate f, float g) {
   // GELU's tanh form as a sigmoid: (1 + tanh(z)) / 2 = sigmoid(2 z).

@@ -46,6 +46,24 @@ __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// The same of bfloat16.
+__device__ inline void multiply_add_bf16(float (&c)[4], const std::uint32_t (&a)[4],
+                                         std::uint32_t b0, std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
+      "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// Four matrices of eight rows of 16 bytes out of shared memory: lane 8 m + r says
+/// where row r of matrix m lies, and lane 4 r + t gets word t of row r of each.
+__device__ inline void load_matrices(const void* row, std::uint32_t (&to)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+
 /// (v & mask) | base in one instruction: the compiler takes two for constants.
 template <std::uint32_t mask>
 __device__ inline std::uint32_t masked_onto(std::uint32_t v, std::uint32_t base) {
@@ -74,6 +92,14 @@ __device__ inline void start_copy(void* shared, const void* global, int bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i),
                  "l"(static_cast<const char*>(global) + i)
                  : "memory");
+}
+/// Of 16 bytes, by one thread; zeros if it is not `there`, from where nothing is read.
+__device__ inline void start_copy_or_zero(void* shared, const void* global,
+                                          bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global), "r"(there ? 16 : 0)
+               : "memory");
 }
 __device__ inline void end_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");

@@ -67,6 +67,7 @@ constexpr int kWarp = 32, kMostThreads = 1024;
 /// Lanes of a warp hand each other words here.
 struct Lane {
   std::uint32_t shuffled, left[4], right[2];
+  const void* row;  // of a matrix
 };
 
 struct Barrier {
@@ -217,6 +218,7 @@ inline unsigned __ballot_sync(unsigned mask, bool is) {
     all |= optiq::cuda_model::shuffled(mask, all, step);
   return all;
 }
+inline int atomicAdd(int* to, int v) { return std::exchange(*to, *to + v); }
 inline int __popc(unsigned v) { return std::popcount(v); }
 template <class T>
 T __ldcs(const T* p) {
@@ -313,6 +315,22 @@ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32
   };
   cuda_model::multiply_add(c, a, b0, b1, 2, half, half);
 }
+inline void multiply_add_bf16(float (&c)[4], const std::uint32_t (&a)[4],
+                              std::uint32_t b0, std::uint32_t b1) {
+  const auto value = [](std::uint32_t word, int i) {
+    return __uint_as_float(word >> (16 * i) << 16);
+  };
+  cuda_model::multiply_add(c, a, b0, b1, 2, value, value);
+}
+inline void load_matrices(const void* row, std::uint32_t (&to)[4]) {
+  const int lane = cuda_model::block().thread % cuda_model::kWarp;
+  cuda_model::Lane* const lanes = cuda_model::warp();
+  lanes[lane].row = row;
+  cuda_model::wait_for_lanes(~0u);
+  for (int m = 0; m < 4; ++m)
+    to[m] = static_cast<const std::uint32_t*>(lanes[8 * m + lane / 4].row)[lane % 4];
+  cuda_model::wait_for_lanes(~0u);
+}
 template <std::uint32_t mask>
 std::uint32_t masked_onto(std::uint32_t v, std::uint32_t base) {
   return (v & mask) | base;
@@ -326,6 +344,10 @@ void start_copy(void* shared, const void* global, int bytes) {
   for (int i = static_cast<int>(threadIdx.x % threads); i < bytes / 16; i += threads)
     static_cast<uint4*>(shared)[i] =
         cuda_model::aligned(static_cast<const uint4*>(global) + i);
+}
+inline void start_copy_or_zero(void* shared, const void* global, bool there) {
+  *static_cast<uint4*>(shared) =
+      there ? cuda_model::aligned(static_cast<const uint4*>(global)) : uint4{};
 }
 inline void end_copies() {}
 template <int n>

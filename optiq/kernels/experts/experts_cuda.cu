@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "optiq/kernels/experts/expert_rows_args.cuh"
+#include "optiq/kernels/experts/sum_experts.cuh"
 
 namespace optiq::kernels::cuda {
 namespace {
@@ -70,15 +71,7 @@ __global__ void route_tokens(const __grid_constant__ RouteArgs a) {
   for (int n = lane; n < a.n_active; n += 32) weights[n] /= sum;
 }
 
-struct SumArgs {
-  const float* z;  // [T n_active, K]
-  const float* weights;
-  const float* residual;
-  float* y;
-  int n_active, K;
-};
-
-__global__ void sum_experts(const __grid_constant__ SumArgs a) {
+__global__ void sum_of_experts(const __grid_constant__ SumExpertsArgs a) {
   wait_for_inputs();
   const int k = static_cast<int>(blockIdx.x) * kThreads + threadIdx.x;
   if (k >= a.K) return;
@@ -86,7 +79,7 @@ __global__ void sum_experts(const __grid_constant__ SumArgs a) {
   float sum = a.residual ? a.residual[at] : 0.0f;
   for (int n = 0; n < a.n_active; ++n) {
     const std::int64_t pair = token * a.n_active + n;
-    sum = fmaf(a.weights[pair], a.z[pair * a.K + k], sum);
+    sum = fmaf(a.weights[pair], float_at(a.z, pair * a.K + k, a.type), sum);
   }
   a.y[at] = sum;
 }
@@ -136,6 +129,15 @@ void route(const RouteArgs& args, const Launcher& launch) {
          {static_cast<unsigned>(args.T), 1, 1, 32}, arguments);
 }
 
+void sum_experts(const SumExpertsArgs& args, const Launcher& launch) {
+  SumExpertsArgs copy = args;
+  void* arguments[] = {&copy};
+  launch(reinterpret_cast<const void*>(&sum_of_experts),
+         {static_cast<unsigned>((args.K + kThreads - 1) / kThreads),
+          static_cast<unsigned>(args.T), 1, kThreads},
+         arguments);
+}
+
 bool has_experts(const MatrixView& gate, const MatrixView& up, const MatrixView& down) {
   return is_affine(gate) && is_affine(up) && is_affine(down);
 }
@@ -179,12 +181,9 @@ void experts(const ExpertsArgs& args, void* scratch, const Launcher& launch) {
     run(args.x, args.n_active, args.up, nullptr, gated, hidden);
   }
   run(hidden, 1, args.down, nullptr, nullptr, z);
-  SumArgs sum{z, args.weights, args.residual, args.y, args.n_active, K};
-  void* arguments[] = {&sum};
-  launch(reinterpret_cast<const void*>(&sum_experts),
-         {static_cast<unsigned>((K + kThreads - 1) / kThreads),
-          static_cast<unsigned>(args.T), 1, kThreads},
-         arguments);
+  sum_experts({z, FloatType::kF32, args.weights, args.residual, args.y, args.T,
+               args.n_active, K},
+              launch);
 }
 
 }  // namespace optiq::kernels::cuda

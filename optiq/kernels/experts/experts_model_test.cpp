@@ -21,8 +21,8 @@ using namespace optiq::testing;
 constexpr int kExperts = 4;
 
 void launch_experts(const void* symbol, const LaunchShape& shape, void** arguments) {
-  if (symbol == reinterpret_cast<const void*>(&cuda::sum_experts))
-    cuda_model::launch<cuda::SumArgs>(symbol, shape, arguments);
+  if (symbol == reinterpret_cast<const void*>(&cuda::sum_of_experts))
+    cuda_model::launch<cuda::SumExpertsArgs>(symbol, shape, arguments);
   else
     cuda_model::launch<cuda::ExpertRowsArgs>(symbol, shape, arguments);
 }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <span>
 #include <stdexcept>
 
 #include "mlx/ops.h"
@@ -12,6 +14,7 @@
 #ifdef OPTIQ_CUDA
 #include "optiq/kernels/cuda_primitive.h"
 #include "optiq/kernels/experts/experts_cuda.h"
+#include "optiq/kernels/experts/sorted_experts_cuda.h"
 #include "optiq/kernels/linear/many_rows_primitive.h"
 #endif
 
@@ -177,40 +180,92 @@ mx::array gathered_product(const mx::array& x, const Arrays& in, const WeightSlo
 }
 
 #ifdef OPTIQ_CUDA
-// Many tokens on a GPU: as rows sorted by their experts, each of whose matrices meets
-// its rows in one product, in half precision unless activations are to stay exact.
-mx::array sorted_experts(const mx::array& x, const Route& route, const ExpertWeights& w,
-                         GluGate f, Activation activation) {
-  const mx::Dtype type = activation == Activation::kInt8 ? mx::bfloat16 : mx::float32;
-  const int T = route.ids.shape(0), A = route.ids.shape(1);
-  const mx::array ids = mx::reshape(route.ids, {T * A});
-  const mx::array order = mx::argsort(ids), sorted = mx::take(ids, order);
-  const auto dequantized = [&](const LinearWeight& matrix) {
-    if (type == mx::bfloat16 && has_many_rows({&matrix, 1}))
-      return dequantized_bf16({&matrix, 1});
+// Inputs: x, ids, weights, the matrices in bfloat16 (gates and ups, downs), the
+// residual where there is one.
+class SortedExperts : public FusedPrimitive {
+ public:
+  SortedExperts(Fallback fallback, int n_experts, GluGate f, bool has_residual)
+      : FusedPrimitive(fused_stream(), "SortedExperts", std::move(fallback)),
+        n_experts_(n_experts),
+        f_(f),
+        has_residual_(has_residual) {}
+
+  void eval_cpu(const Arrays&, Arrays&) override {
+    throw std::logic_error("sorted experts: expected a GPU");
+  }
+
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    allocate(outputs[0]);
+    CudaCall call(stream(), inputs, outputs);
+    cuda::SortedExpertsArgs args{};
+    args.x = call.values<float>(inputs[0]);
+    args.ids = call.values<std::int32_t>(inputs[1]);
+    args.weights = call.values<float>(inputs[2]);
+    args.gate_and_up = call.values<std::uint16_t>(inputs[3]);
+    args.down = call.values<std::uint16_t>(inputs[4]);
+    if (has_residual_) args.residual = call.values<float>(inputs[5]);
+    args.y = CudaCall::data<float>(outputs[0]);
+    args.T = inputs[1].shape(0);
+    args.n_active = inputs[1].shape(1);
+    args.n_experts = n_experts_;
+    args.K = inputs[3].shape(1);
+    args.N = inputs[4].shape(1);
+    args.f = f_;
+    cuda::sorted_experts(args, call.scratch(cuda::sorted_experts_scratch_bytes(args)),
+                         call.launcher());
+  }
+
+ private:
+  int n_experts_;
+  GluGate f_;
+  bool has_residual_;
+};
+
+// True for what SortedExperts takes: many tokens, or matrices without a kernel for few.
+bool has_sorted_kernel(const ExpertWeights& w, Activation activation) {
+  return activation == Activation::kInt8 && w.n_experts <= cuda::kMostExperts &&
+         w.gate.input_dim() % 8 == 0 && w.down.input_dim() % 8 == 0;
+}
+
+// Matrices one below the other.
+mx::array in_bf16(std::span<const LinearWeight> matrices) {
+  if (has_many_rows(matrices)) return dequantized_bf16(matrices);
+  Arrays all;
+  for (const LinearWeight& matrix : matrices) {
     Arrays in;
     const WeightSlots slots = append_weight(matrix, in);
-    return plain_dequantized(in, slots, type);
-  };
-  const auto product = [&](const mx::array& rows, const LinearWeight& matrix) {
-    const mx::array flat = dequantized(matrix);
-    const mx::array matrices =
-        mx::reshape(flat, {w.n_experts, flat.shape(0) / w.n_experts, flat.shape(1)});
+    all.push_back(plain_dequantized(in, slots, mx::bfloat16));
+  }
+  return mx::concatenate(all, 0);
+}
 
-    return mx::gather_mm(rows, mx::swapaxes(matrices, 1, 2), std::nullopt, sorted,
-                         true);
+mx::array sorted_experts(const mx::array& x, const Route& route, const ExpertWeights& w,
+                         GluGate f, const std::optional<mx::array>& residual) {
+  const int E = w.n_experts;
+  Arrays inputs{x, route.ids, route.weights, in_bf16(std::array{w.gate, w.up}),
+                in_bf16({&w.down, 1})};
+  if (residual) inputs.push_back(*residual);
+  Fallback fallback = [=, added = residual.has_value()](const Arrays& in) -> Arrays {
+    const int N = in[4].shape(1), K = in[3].shape(1);
+    const mx::array rows = mx::reshape(in[0], {in[0].shape(0), 1, 1, K});
+    const mx::array ids = mx::stop_gradient(in[1]);
+    const auto product = [&](const mx::array& a, const mx::array& matrices) {
+      return mx::gather_mm(a, mx::swapaxes(mx::astype(matrices, mx::float32), 1, 2),
+                           std::nullopt, ids);
+    };
+    const mx::array both = mx::reshape(in[3], {2, E, N, K});
+    const auto half = [&](int i) {
+      return mx::squeeze(mx::slice(both, {i, 0, 0, 0}, {i + 1, E, N, K}), 0);
+    };
+    const mx::array h = plain_gate(product(rows, half(0)), f) * product(rows, half(1));
+    const mx::array z = mx::squeeze(product(h, mx::reshape(in[4], {E, K, N})), 2);
+    const mx::array y = mx::sum(z * mx::expand_dims(in[2], -1), 1);
+    return {added ? y + in.back() : y};
   };
-  const mx::array rows =
-      mx::expand_dims(mx::take(mx::astype(x, type),
-                               mx::floor_divide(order, mx::array(A, order.dtype())), 0),
-                      1);
-  const auto wide = [](const mx::array& y) { return mx::astype(y, mx::float32); };
-  const mx::array h =
-      plain_gate(wide(product(rows, w.gate)), f) * wide(product(rows, w.up));
-  const mx::array z = mx::squeeze(product(mx::astype(h, type), w.down), 1);
-  const mx::array of_tokens =
-      mx::reshape(mx::take(wide(z), mx::argsort(order), 0), {T, A, z.shape(1)});
-  return mx::sum(of_tokens * mx::expand_dims(route.weights, -1), 1);
+  return mx::array(
+      x.shape(), mx::float32,
+      std::make_shared<SortedExperts>(std::move(fallback), E, f, residual.has_value()),
+      std::move(inputs));
 }
 #endif
 
@@ -279,11 +334,10 @@ mx::array experts(const mx::array& x, const Route& route, const ExpertWeights& w
   };
   if (!has_kernel(route, weights)) {
 #ifdef OPTIQ_CUDA
-    const mx::array y = sorted_experts(x, route, weights, f, activation);
-    return residual ? y + *residual : y;
-#else
-    return fallback(inputs)[0];
+    if (has_sorted_kernel(weights, activation))
+      return sorted_experts(x, route, weights, f, residual);
 #endif
+    return fallback(inputs)[0];
   }
   return mx::array(
       x.shape(), mx::float32,

@@ -7,15 +7,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// To the nearest, of two the even one.
-__device__ inline std::uint32_t narrow(float v) {
-  const std::uint32_t bits = __float_as_uint(v);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return bits >> 16 | 0x40u;
-  return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-}
-__device__ inline std::uint32_t narrow(float low, float high) {
-  return narrow(high) << 16 | narrow(low);
-}
 __device__ inline float low_of(std::uint32_t two) { return __uint_as_float(two << 16); }
 __device__ inline float high_of(std::uint32_t two) {
   return __uint_as_float(two & 0xffff0000u);
