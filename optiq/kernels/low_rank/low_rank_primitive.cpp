@@ -12,6 +12,10 @@
 #include "optiq/kernels/linear/weight_primitive.h"
 #include "optiq/kernels/low_rank/low_rank.h"
 #include "optiq/kernels/low_rank/low_rank_backward.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/cuda_primitive.h"
+#include "optiq/kernels/low_rank/low_rank_cuda.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -118,47 +122,28 @@ class LowRankNode : public FusedPrimitive {
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     release_siblings(inputs, outputs);
-    struct Rows {
-      std::vector<LowRankFactors> factors;
-      std::vector<LowRankRows> rows;
-    };
-    // What args point to moves with them.
-    auto rows = std::make_shared<std::vector<Rows>>(layouts_.size());
-    auto products = std::make_shared<std::vector<LowRankArgs>>(layouts_.size());
-    const auto data = [&](int slot) { return contiguous(at(inputs, slot)); };
-    const mx::array x = data(0);
-    for (std::size_t i = 0; i < layouts_.size(); ++i) {
-      const Layout& layout = layouts_[i];
-      if (!donate(at(inputs, layout.y), outputs[i])) allocate(outputs[i]);
-      const mx::array y = data(layout.y);
-      LowRankArgs& args = (*products)[i];
-      args.x = x.data<float>();
-      args.y = y.data<float>();
-      args.K = x.shape(1);
-      args.N = y.shape(1);
-      if (layout.residual >= 0) args.residual = data(layout.residual).data<float>();
-      if (layout.bias >= 0) args.bias = data(layout.bias).data<float>();
-      auto& [factors, all_rows] = (*rows)[i];
-      for (const FactorSlots& f : layout.factors) {
-        const mx::array a = data(f.a), b = data(f.b);
-        factors.push_back({a.data<char>(), b.data<char>(), float_type_of(a.dtype()),
-                           float_type_of(b.dtype()), a.shape(0), f.scale,
-                           f.gain >= 0 ? data(f.gain).data<float>() : nullptr});
-      }
-      int begin = 0;
-      for (const Part& part : layout.parts) {
-        all_rows.push_back(
-            {begin, begin + part.rows,
-             part.factors < 0
-                 ? nullptr
-                 : factors.data() + static_cast<std::size_t>(part.factors)});
-        begin += part.rows;
-      }
-      args.rows = all_rows;
-      args.out = outputs[i].data<float>();
-    }
-    dispatch([products, rows] { low_rank(*products); });
+    for (std::size_t i = 0; i < layouts_.size(); ++i)
+      if (!donate(at(inputs, layouts_[i].y), outputs[i])) allocate(outputs[i]);
+    const auto call = call_of(
+        inputs, outputs, [&](const mx::array& x) { return contiguous(x); },
+        host_address);
+    dispatch([call] { low_rank(call->products); });
   }
+
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    for (mx::array& out : outputs) allocate(out);
+    CudaCall device(stream(), inputs, outputs);
+    const auto call = call_of(
+        inputs, outputs, [&](const mx::array& x) { return device.in_rows(x); },
+        [](const mx::array& x) {
+          return static_cast<const void*>(CudaCall::data<char>(x));
+        });
+    cuda::low_rank(call->products,
+                   device.scratch(cuda::low_rank_scratch_bytes(call->products)),
+                   device.launcher());
+  }
+#endif
 
   // One adapter of floats for all rows, as in training: with a kernel.
   Arrays vjp(const Arrays& primals, const Arrays& cotangents,
@@ -191,6 +176,57 @@ class LowRankNode : public FusedPrimitive {
   }
 
  private:
+  // Products, and what they point to.
+  struct Call {
+    struct Rows {
+      std::vector<LowRankFactors> factors;
+      std::vector<LowRankRows> rows;
+    };
+    std::vector<Rows> rows;
+    std::vector<LowRankArgs> products;
+  };
+
+  template <class InRows>
+  std::shared_ptr<Call> call_of(const Arrays& inputs, const Arrays& outputs,
+                                InRows&& in_rows, Address address) const {
+    auto call = std::make_shared<Call>();
+    call->rows.resize(layouts_.size());
+    call->products.resize(layouts_.size());
+    const auto values = [&](int slot) { return address(in_rows(at(inputs, slot))); };
+    const auto floats = [&](int slot) {
+      return slot >= 0 ? static_cast<const float*>(values(slot)) : nullptr;
+    };
+    const float* x = floats(0);
+    for (std::size_t i = 0; i < layouts_.size(); ++i) {
+      const Layout& layout = layouts_[i];
+      LowRankArgs& args = call->products[i];
+      args.x = x;
+      args.y = floats(layout.y);
+      args.K = inputs[0].shape(1);
+      args.N = outputs[i].shape(1);
+      args.residual = floats(layout.residual);
+      args.bias = floats(layout.bias);
+      auto& [factors, rows] = call->rows[i];
+      for (const FactorSlots& f : layout.factors) {
+        const mx::array a = at(inputs, f.a), b = at(inputs, f.b);
+        factors.push_back({values(f.a), values(f.b), float_type_of(a.dtype()),
+                           float_type_of(b.dtype()), a.shape(0), f.scale,
+                           floats(f.gain)});
+      }
+      int begin = 0;
+      for (const Part& part : layout.parts) {
+        rows.push_back({begin, begin + part.rows,
+                        part.factors < 0
+                            ? nullptr
+                            : factors.data() + static_cast<std::size_t>(part.factors)});
+        begin += part.rows;
+      }
+      args.rows = rows;
+      args.out = static_cast<float*>(const_cast<void*>(address(outputs[i])));
+    }
+    return call;
+  }
+
   static bool trains(const Arrays& primals, const Layout& layout) {
     if (layout.parts.size() != 1 || layout.factors.size() != 1) return false;
     const FactorSlots& f = layout.factors[0];
@@ -200,6 +236,16 @@ class LowRankNode : public FusedPrimitive {
 
   const std::vector<Layout> layouts_;
 };
+
+// True where a kernel of ours takes the call: on a GPU of few rows.
+bool has_kernel([[maybe_unused]] const mx::array& x) {
+  if (runs_on_cpu()) return true;
+#ifdef OPTIQ_CUDA
+  return x.shape(0) <= cuda::kMostLowRankRows;
+#else
+  return false;
+#endif
+}
 
 void check(const mx::array& x, const LowRankProduct& product) {
   const int K = x.shape(1), N = product.y.shape(1);
@@ -267,7 +313,7 @@ std::vector<mx::array> low_rank(const mx::array& x,
     for (const Layout& layout : layouts) out.push_back(product(in, layout));
     return out;
   };
-  if (!reads_x || !runs_on_cpu()) return fallback(inputs);
+  if (!reads_x || !has_kernel(x)) return fallback(inputs);
   return mx::array::make_arrays(
       std::move(shapes), std::vector<mx::Dtype>(products.size(), mx::float32),
       std::make_shared<LowRankNode>(std::move(fallback), std::move(layouts)), inputs);
