@@ -6,6 +6,7 @@
 #include "mlx/transforms.h"
 #include "optiq/kernels/fused_primitive.h"
 #include "optiq/kernels/host_primitive.h"
+#include "optiq/kernels/sampling/sampling_primitive.h"
 
 namespace optiq::generation {
 namespace {
@@ -24,6 +25,17 @@ bool all_known(const std::vector<const void*>& addresses) {
   return std::ranges::find(addresses, nullptr) == addresses.end();
 }
 
+StepLogits on_device(const mx::array& logits, const mx::array& largest) {
+  std::vector<int> ids(largest.size());
+  kernels::read(largest, 0, largest.nbytes(), ids.data());
+  return {logits, std::move(ids)};
+}
+
+// Logits that the next step overwrites: a copy, unless they lie on a device.
+StepLogits of_tape(const mx::array& logits, const std::optional<mx::array>& largest) {
+  return largest ? on_device(logits, *largest) : StepLogits(kernels::on_host(logits));
+}
+
 // Tapes that are kept: steps of one token, and of a few lengths of drafts.
 constexpr std::size_t kTapes = 4;
 
@@ -40,25 +52,29 @@ bool DecodeStep::Taped::is_for(const std::vector<cache::SequenceState*>& states,
          addresses == addresses_of(states) && models::can_continue(batch);
 }
 
-mx::array DecodeStep::operator()(const std::vector<cache::SequenceState*>& states,
-                                 const std::vector<int>& rows, std::span<const int> ids,
-                                 const std::vector<models::AdapterPtr>& adapters) {
+StepLogits DecodeStep::operator()(const std::vector<cache::SequenceState*>& states,
+                                  const std::vector<int>& rows,
+                                  std::span<const int> ids,
+                                  const std::vector<models::AdapterPtr>& adapters) {
   const auto found = std::ranges::find_if(
       tapes_, [&](const Taped& tape) { return tape.is_for(states, rows, adapters); });
   if (found == tapes_.end()) return evaluate(states, rows, ids, adapters);
   std::rotate(tapes_.begin(), found, found + 1);
   Taped& taped = tapes_.front();
-  models::continue_batch(taped.batch);
-  kernels::overwrite(taped.ids, ids.data());
-  taped.tape.replay();
+  {
+    const kernels::QueuedWrites queued;
+    models::continue_batch(taped.batch);
+    kernels::overwrite(taped.ids, ids.data());
+    taped.tape.replay();
+  }
+  const StepLogits logits = of_tape(taped.logits, taped.largest);
   models::finish_batch(taped.batch);
-  // A copy: the tape writes the next logits where the last ones lie.
-  return kernels::on_host(taped.logits);
+  return logits;
 }
 
-mx::array DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
-                               const std::vector<int>& rows, std::span<const int> ids,
-                               const std::vector<models::AdapterPtr>& adapters) {
+StepLogits DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
+                                const std::vector<int>& rows, std::span<const int> ids,
+                                const std::vector<models::AdapterPtr>& adapters) {
   // What was taped for other sequences, or where these had other memory, is of no use.
   std::erase_if(tapes_, [&](const Taped& tape) {
     return tape.batch.states != states || tape.addresses != addresses_of(states) ||
@@ -68,11 +84,14 @@ mx::array DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
   Taped next{models::cached_batch(states, rows, activation_),
              mx::array(ids.data(), {static_cast<int>(ids.size())}, mx::int32),
              mx::array(0.0f),
+             std::nullopt,
              {},
              {}};
   next.batch.adapters = adapters;
   next.logits = model_.head(model_.hidden(next.ids, next.batch), activation_);
+  next.largest = kernels::largest_logits(next.logits);
   std::vector<mx::array> outputs{next.logits};
+  if (next.largest) outputs.push_back(*next.largest);
   for (const cache::SequenceState* state : states)
     for (mx::array& array : state->arrays()) outputs.push_back(std::move(array));
   // Only what is written in place is found again by the next step.
@@ -85,10 +104,11 @@ mx::array DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
   models::finish_batch(next.batch);
   next.addresses = addresses_of(states);
   if (!taping || next.addresses != before)
-    return kernels::runs_on_cpu() ? next.logits : kernels::on_host(next.logits);
+    return next.largest ? on_device(next.logits, *next.largest)
+                        : StepLogits(next.logits);
   if (tapes_.size() == kTapes) tapes_.pop_back();
   tapes_.insert(tapes_.begin(), std::move(next));
-  return kernels::on_host(tapes_.front().logits);
+  return of_tape(tapes_.front().logits, tapes_.front().largest);
 }
 
 }  // namespace optiq::generation

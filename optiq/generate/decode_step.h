@@ -7,6 +7,8 @@
 
 #include "mlx/array.h"
 #include "optiq/cache/sequence_state.h"
+#include "optiq/generate/step_logits.h"
+
 #include "optiq/kernels/dispatch_tape.h"
 #include "optiq/models/model.h"
 
@@ -28,11 +30,11 @@ class DecodeStep {
   /// Batch).
   ///
   /// Shapes    ids [sum of rows], those of each of `states` in turn -> logits
-  ///           [sum of rows, vocab_size] float32, evaluated
+  ///           [sum of rows, vocab_size], until the next call
   /// Throws    ResourceError if there is no room; the sequences are as they were
-  mx::array operator()(const std::vector<cache::SequenceState*>& states,
-                       const std::vector<int>& rows, std::span<const int> ids,
-                       const std::vector<models::AdapterPtr>& adapters = {});
+  StepLogits operator()(const std::vector<cache::SequenceState*>& states,
+                        const std::vector<int>& rows, std::span<const int> ids,
+                        const std::vector<models::AdapterPtr>& adapters = {});
 
   /// Gives back what is held of the last call's sequences. To be called when one of
   /// them goes.
@@ -43,6 +45,7 @@ class DecodeStep {
     models::Batch batch;
     mx::array ids;
     mx::array logits;
+    std::optional<mx::array> largest;    // on a device
     std::vector<const void*> addresses;  // of the recurrent states
     kernels::DispatchTape tape;
 
@@ -51,9 +54,9 @@ class DecodeStep {
                 const std::vector<models::AdapterPtr>& adapters) const;
   };
 
-  mx::array evaluate(const std::vector<cache::SequenceState*>& states,
-                     const std::vector<int>& rows, std::span<const int> ids,
-                     const std::vector<models::AdapterPtr>& adapters);
+  StepLogits evaluate(const std::vector<cache::SequenceState*>& states,
+                      const std::vector<int>& rows, std::span<const int> ids,
+                      const std::vector<models::AdapterPtr>& adapters);
 
   models::Model& model_;
   kernels::Activation activation_;

@@ -93,10 +93,11 @@ GenerateResult generate(LoadedModel& loaded, generation::Session& session,
       session, request.draft,
       request.exact ? kernels::Activation::kExact : kernels::Activation::kInt8);
   std::vector<int> history = session.tokens();
-  std::span<const float> row(logits.data<float>(), logits.size());
   int steps = 0;
   while (static_cast<int>(result.tokens.size()) < request.max_tokens) {
-    const int id = sampler.sample(row, history);
+    const int id = steps == 0
+                       ? sampler.sample({logits.data<float>(), logits.size()}, history)
+                       : next.sample(sampler, history);
     if (stops(id)) {
       result.finish_reason = FinishReason::kStop;
       break;
@@ -115,7 +116,7 @@ GenerateResult generate(LoadedModel& loaded, generation::Session& session,
     if (more == 0) break;
     history.push_back(id);
     try {
-      row = next.after(history, more - 1);
+      next.go_on(history, more - 1);
     } catch (const Interrupted&) {
       result.finish_reason = FinishReason::kInterrupted;
       break;

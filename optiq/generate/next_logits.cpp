@@ -8,18 +8,15 @@ NextLogits::NextLogits(Session& session, const DraftOptions& options,
                        kernels::Activation activation)
     : session_(session),
       draft_(make_draft(options, activation)),
-      length_(options.most()),
-      logits_(0.0f) {}
+      length_(options.most()) {}
 
-std::span<const float> NextLogits::after(std::span<const int> history, int more) {
+void NextLogits::go_on(std::span<const int> history, int more) {
   if (at_ < guess_.size() && history.back() == guess_[at_]) {
     ++at_;
     ++row_;
   } else {
     step(history, more);
   }
-  const auto width = static_cast<std::size_t>(logits_.shape(1));
-  return {logits_.data<float>() + static_cast<std::size_t>(row_) * width, width};
 }
 
 void NextLogits::step(std::span<const int> history, int more) {

@@ -19,12 +19,17 @@ class NextLogits {
   NextLogits(Session& session, const DraftOptions& options,
              kernels::Activation activation);
 
-  /// The logits behind the last token of `history`: what the session held at first, and
-  /// since then one token more each call. `more` tokens may still come after that one.
+  /// Finds the logits behind the last token of `history`: what the session held at
+  /// first, and since then one token more each call. `more` tokens may still come after
+  /// that one.
   ///
-  /// Shapes    -> [vocab_size], until the next call
   /// Throws    as Session::feed
-  std::span<const float> after(std::span<const int> history, int more);
+  void go_on(std::span<const int> history, int more);
+
+  /// The sampler's choice from them.
+  int sample(kernels::Sampler& sampler, std::span<const int> history) {
+    return generation::sample(sampler, logits_, row_, history);
+  }
 
   /// Takes back guesses that the session holds behind its first `length` tokens. A
   /// recurrent model may have to go back farther.
@@ -43,7 +48,7 @@ class NextLogits {
   DraftLength length_;
   std::vector<int> guess_;  // that the session has read
   std::size_t at_ = 0;      // guesses that have come true
-  mx::array logits_;        // [rows, vocab_size] of the last step
+  StepLogits logits_;       // of the last step
   int row_ = 0;             // behind the last token of the history
   int snapshot_ = -1;       // length at which one was taken here
   int drafted_ = 0, accepted_ = 0;

@@ -104,7 +104,7 @@ void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
   }
 }
 
-mx::array Session::step(std::span<const int> tokens) {
+StepLogits Session::step(std::span<const int> tokens) {
   check(tokens);
   fit_rotation(tokens.size());
   throw_if_interrupted();
@@ -112,18 +112,16 @@ mx::array Session::step(std::span<const int> tokens) {
   if (models::AdapterPtr adapter = adapters::active_adapter(model_))
     active.push_back(std::move(adapter));
   const int n = static_cast<int>(tokens.size());
-  mx::array logits = decode_step_({&state_}, {n}, tokens, active);
+  StepLogits logits = decode_step_({&state_}, {n}, tokens, active);
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
   if (on_chunk_) on_chunk_(n);
   return logits;
 }
 
 mx::array Session::decode(int token) {
-  const mx::array logits = step({&token, 1});
-  mx::array row({logits.shape(1)}, logits.dtype(), nullptr, {});
-  row.copy_shared_buffer(logits, {1}, logits.flags(), logits.data_size());
-  row.set_status(mx::array::Status::available);
-  return row;
+  StepLogits logits = step({&token, 1});
+  const std::span<const float> row = logits.row(0);
+  return mx::array(row.data(), {logits.width()}, mx::float32);
 }
 
 mx::array Session::feed(std::span<const int> tokens) {

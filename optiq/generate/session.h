@@ -46,7 +46,7 @@ class Session {
   /// Takes a few tokens in at once, fewer than a chunk: a step of speculation.
   ///
   /// Shapes    -> [tokens, vocab_size] float32, evaluated: behind each of them
-  mx::array step(std::span<const int> tokens);
+  StepLogits step(std::span<const int> tokens);
 
   /// The same, with what the last layer gives for each token: `on_rows(first, hidden)`
   /// is called per chunk, in order, evaluated.

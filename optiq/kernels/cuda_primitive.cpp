@@ -35,10 +35,7 @@ class CudaTape : public DeviceTape {
     graph_.add(symbol, shape, arguments);
   }
 
-  void replay() override {
-    graph_.launch(own_stream());
-    check_cuda(cudaStreamSynchronize(own_stream()), "taped kernels");
-  }
+  void replay() override { graph_.launch(own_stream()); }
 
  private:
   CudaGraph graph_;
@@ -72,6 +69,25 @@ class Staging {
 Staging& staging() {
   thread_local Staging memory;
   return memory;
+}
+
+// Writes that nobody waits for, each from memory of its own.
+constexpr std::size_t kQueuedBytes = 1 << 20;
+struct Queued {
+  bool queues = false;
+  std::size_t bytes = 0;
+
+  void* take(std::size_t n) {
+    thread_local Staging memory;
+    char* const at = static_cast<char*>(memory.of(kQueuedBytes)) + bytes;
+    bytes += n;
+    return at;
+  }
+};
+
+Queued& queued() {
+  thread_local Queued writes;
+  return writes;
 }
 
 }  // namespace
@@ -134,13 +150,17 @@ Launcher CudaCall::launcher() {
   };
 }
 
+void cuda::queue_writes(bool queue) { queued() = {queue, 0}; }
+
 void cuda::write(const mx::array& to, const void* from) {
-  void* staged = staging().of(to.nbytes());
-  std::memcpy(staged, from, to.nbytes());
-  check_cuda(cudaMemcpyAsync(CudaCall::data<char>(to), staged, to.nbytes(),
-                             cudaMemcpyDefault, own_stream()),
+  const std::size_t bytes = to.nbytes();
+  const bool waits = !queued().queues || queued().bytes + bytes > kQueuedBytes;
+  void* staged = waits ? staging().of(bytes) : queued().take(bytes);
+  std::memcpy(staged, from, bytes);
+  check_cuda(cudaMemcpyAsync(CudaCall::data<char>(to), staged, bytes, cudaMemcpyDefault,
+                             own_stream()),
              "copy to the device");
-  check_cuda(cudaStreamSynchronize(own_stream()), "copy to the device");
+  if (waits) check_cuda(cudaStreamSynchronize(own_stream()), "copy to the device");
 }
 
 void cuda::copy(const mx::array& to, const mx::array& from) {
@@ -168,13 +188,13 @@ mx::array cuda::copy_of(const mx::array& x) {
   return copy;
 }
 
-void cuda::read(const mx::array& from, void* to) {
-  void* staged = staging().of(from.nbytes());
-  check_cuda(cudaMemcpyAsync(staged, CudaCall::data<char>(from), from.nbytes(),
+void cuda::read(const mx::array& from, std::size_t first, std::size_t bytes, void* to) {
+  void* staged = staging().of(bytes);
+  check_cuda(cudaMemcpyAsync(staged, CudaCall::data<char>(from) + first, bytes,
                              cudaMemcpyDefault, own_stream()),
              "copy from the device");
   check_cuda(cudaStreamSynchronize(own_stream()), "copy from the device");
-  std::memcpy(to, staged, from.nbytes());
+  std::memcpy(to, staged, bytes);
 }
 
 }  // namespace optiq::kernels

@@ -53,9 +53,15 @@ namespace cuda {
 /// Copies between the host and where an evaluated array lies, or between two, whose
 /// memory stays on the device; done when they return.
 void write(const mx::array& to, const void* from);
-void read(const mx::array& from, void* to);
+void read(const mx::array& from, std::size_t first, std::size_t bytes, void* to);
 
 void copy(const mx::array& to, const mx::array& from);
+
+/// Until it is called with false, writes of this thread are not waited for: they come
+/// in front of a tape's replay.
+///
+/// Requires  nothing on its way when it begins
+void queue_writes(bool queue);
 
 /// A copy of an evaluated array, at home on the device.
 ///

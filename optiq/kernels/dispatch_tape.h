@@ -21,7 +21,8 @@ class DeviceTape {
  public:
   virtual ~DeviceTape() = default;
 
-  /// Runs the kernels, and waits for them.
+  /// Starts the kernels. Whoever reads what they write through host_primitive.h waits
+  /// for them.
   virtual void replay() = 0;
 };
 

@@ -24,6 +24,21 @@ void overwrite(mx::array& x, const mx::array& values) {
   std::memcpy(x.data<char>(), values.data<char>(), x.nbytes());
 }
 
+#ifdef OPTIQ_CUDA
+QueuedWrites::QueuedWrites() { cuda::queue_writes(true); }
+QueuedWrites::~QueuedWrites() { cuda::queue_writes(false); }
+#else
+QueuedWrites::QueuedWrites() = default;
+QueuedWrites::~QueuedWrites() = default;
+#endif
+
+void read(const mx::array& from, std::size_t first, std::size_t bytes, void* to) {
+#ifdef OPTIQ_CUDA
+  if (!runs_on_cpu()) return cuda::read(from, first, bytes, to);
+#endif
+  std::memcpy(to, from.data<char>() + first, bytes);
+}
+
 mx::array copy_of(const mx::array& x) {
 #ifdef OPTIQ_CUDA
   if (!runs_on_cpu()) return cuda::copy_of(x);
@@ -37,13 +52,7 @@ mx::array on_host(const mx::array& x) {
   mx::array copy(x.shape(), x.dtype(), nullptr, {});
   copy.set_data(mx::allocator::malloc(x.nbytes()));
   copy.set_status(mx::array::Status::available);
-#ifdef OPTIQ_CUDA
-  if (!runs_on_cpu()) {
-    cuda::read(x, copy.data<char>());
-    return copy;
-  }
-#endif
-  std::memcpy(copy.data<char>(), x.data<char>(), x.nbytes());
+  read(x, 0, x.nbytes(), copy.data<char>());
   return copy;
 }
 

@@ -1,5 +1,7 @@
 // Values of evaluated arrays, wherever these lie: to and from the host, and copied.
 #pragma once
+#include <cstddef>
+
 #include "mlx/array.h"
 
 namespace optiq::kernels {
@@ -11,6 +13,19 @@ namespace mx = mlx::core;
 /// Requires  x evaluated, its rows one after another, nobody at work on it; as many
 ///           bytes at `values`
 void overwrite(mx::array& x, const void* values);
+
+/// While it lives, what this thread overwrites with values of its own is only on its
+/// way there, in front of the kernels of a tape that is replayed next.
+class QueuedWrites {
+ public:
+  QueuedWrites();
+  QueuedWrites(const QueuedWrites&) = delete;
+  QueuedWrites& operator=(const QueuedWrites&) = delete;
+  ~QueuedWrites();
+};
+
+/// Bytes of an array to the host, behind a tape that has been replayed.
+void read(const mx::array& from, std::size_t first, std::size_t bytes, void* to);
 
 /// A copy that the host reads at its own speed.
 mx::array on_host(const mx::array& x);

@@ -39,11 +39,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-std::span<const float> row_of(const mx::array& logits, std::size_t row) {
-  const auto width = static_cast<std::size_t>(logits.shape(1));
-  return {logits.data<float>() + row * width, width};
-}
-
 }  // namespace
 
 PromptTooLong::PromptTooLong(int prompt_tokens, int context_length)
@@ -414,7 +409,7 @@ class BatchEngine::Impl {
     return step;
   }
 
-  mx::array run(const Step& step) {
+  StepLogits run(const Step& step) {
     // A recurrent state is kept to come back to, should a guess fail.
     for (std::size_t i = 0; i < step.states.size(); ++i)
       if (step.guesses[i] > 0) step.states[i]->take_snapshot();
@@ -430,19 +425,18 @@ class BatchEngine::Impl {
       std::vector<int> before;
       for (const cache::SequenceState* state : step.states)
         before.push_back(state->length());
-      mx::array logits(0.0f);
+      StepLogits logits;
       // Room may be made by setting some of them aside: the batch is then another.
       if (!take_room([&] { logits = run(step); }, batch)) continue;
-      const int width = logits.shape(1);
-      const float* row = logits.data<float>();
+      int row = 0;
+
       std::uint64_t drafted = 0, accepted = 0;
       for (std::size_t i = 0; i < batch.size(); ++i) {
-        const float* first =
-            row + std::int64_t{step.rows[i] - step.guesses[i] - 1} * width;
-        accepted += static_cast<std::uint64_t>(batch[i]->choose(first, width));
+        const int first = row + step.rows[i] - step.guesses[i] - 1;
+        accepted += static_cast<std::uint64_t>(batch[i]->choose_all(logits, first));
         drafted += static_cast<std::uint64_t>(step.guesses[i]);
         if (step.guesses[i] > 0) step.states[i]->forget_snapshot(before[i]);
-        row += std::int64_t{step.rows[i]} * width;
+        row += step.rows[i];
       }
       count_step(0, batch.size() + accepted, drafted, accepted);
       return true;
@@ -515,7 +509,9 @@ class BatchEngine::Impl {
     if (cache_->has_recurrent_layers() ? stop : last)
       prefixes_.keep(request.tokens().first(static_cast<std::size_t>(end)),
                      request.salt(), request.state(), request.adapter());
-    if (last) request.choose(row_of(result, 0));
+    if (!last) return;
+    StepLogits logits(result);
+    request.choose(logits, 0);
   }
 
   // --- the watchdog's thread

@@ -77,11 +77,17 @@ void Running::begin(cache::SequenceState state, int cached_tokens) {
   if (!finished_ && listener_) listener_->started(cached_tokens);
 }
 
-int Running::sample(std::span<const float> logits) {
-  std::span<const float> allowed = logits;
+int Running::sample(StepLogits& step, int row) {
+  // Presence and frequency count the answer, as OpenAI's do; repetition counts the
+  // prompt too, as everybody's does.
+  const std::span<const int> all(tokens_);
+  const bool whole = request_.sampling.repetition_penalty != 1;
+  const std::span<const int> context =
+      whole ? all : all.subspan(static_cast<std::size_t>(prompt_tokens_));
   if (request_.policy) {
-    mask_.assign((logits.size() + 31) / 32, 0);
+    mask_.assign((static_cast<std::size_t>(step.width()) + 31) / 32, 0);
     if (request_.policy->restrict_next(mask_)) {
+      const std::span<const float> logits = step.row(row);
       masked_.assign(logits.size(), -std::numeric_limits<float>::infinity());
       for (std::size_t word = 0; word < mask_.size(); ++word) {
         for (std::uint32_t bits = mask_[word]; bits != 0; bits &= bits - 1) {
@@ -90,18 +96,13 @@ int Running::sample(std::span<const float> logits) {
           if (id < logits.size()) masked_[id] = logits[id];
         }
       }
-      allowed = masked_;
+      return sampler_.sample(masked_, context);
     }
   }
-  // Presence and frequency count the answer, as OpenAI's do; repetition counts the
-  // prompt too, as everybody's does.
-  const std::span<const int> all(tokens_);
-  const bool whole = request_.sampling.repetition_penalty != 1;
-  return sampler_.sample(
-      allowed, whole ? all : all.subspan(static_cast<std::size_t>(prompt_tokens_)));
+  return generation::sample(sampler_, step, row, context);
 }
 
-bool Running::choose(std::span<const float> logits) {
+bool Running::choose(StepLogits& logits, int row) {
   if (finished_) return false;
   try {
     if (request_.max_tokens == 0) {
@@ -112,7 +113,7 @@ bool Running::choose(std::span<const float> logits) {
       finish(EngineFinish::kEnd);
       return false;
     }
-    const int id = sample(logits);
+    const int id = sample(logits, row);
     const bool ends = (!request_.ignore_eos && eos_ids_.contains(id)) ||
                       request_.stop_ids.contains(id);
     if (ends) {
@@ -120,7 +121,7 @@ bool Running::choose(std::span<const float> logits) {
       return false;
     }
     if (request_.policy) request_.policy->accept(id);
-    return tell(id, logits);
+    return tell(id, logits, row);
   } catch (const std::exception& error) {
     finish(EngineFinish::kFailed, error.what());
     return false;
@@ -148,11 +149,10 @@ std::span<const int> Running::guess(int most) {
   return guess_;
 }
 
-int Running::choose(const float* rows, int width) {
-  const auto n = static_cast<std::size_t>(width);
+int Running::choose_all(StepLogits& logits, int row) {
   const int read = state_->length() - static_cast<int>(guess_.size());
   std::size_t held = 0;
-  while (choose({rows + held * n, n}) && held < guess_.size() &&
+  while (choose(logits, row + static_cast<int>(held)) && held < guess_.size() &&
          tokens_.back() == guess_[held])
     ++held;
   if (guess_.empty()) return 0;
@@ -165,13 +165,13 @@ int Running::choose(const float* rows, int width) {
   return static_cast<int>(held);
 }
 
-bool Running::tell(int id, std::span<const float> logits) {
+bool Running::tell(int id, StepLogits& logits, int row) {
   tokens_.push_back(id);
   ++answered_;
   EngineToken token{.id = id, .text = answer_.push(id)};
   if (request_.log_probs >= 0) {
-    token.log_prob = kernels::log_prob(logits, id);
-    token.likeliest = kernels::top_log_probs(logits, request_.log_probs);
+    token.log_prob = kernels::log_prob(logits.row(row), id);
+    token.likeliest = kernels::top_log_probs(logits.row(row), request_.log_probs);
   }
   {
     const std::lock_guard lock(telling_);

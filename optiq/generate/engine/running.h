@@ -15,6 +15,7 @@
 #include "optiq/generate/draft/draft.h"
 #include "optiq/generate/engine/engine.h"
 #include "optiq/generate/loaded_model.h"
+#include "optiq/generate/step_logits.h"
 
 namespace optiq::generation {
 
@@ -58,7 +59,7 @@ class Running {
   /// Chooses the next token from the logits behind the last one, and tells it.
   ///
   /// Returns   true if the answer goes on
-  bool choose(std::span<const float> logits);
+  bool choose(StepLogits& logits, int row);
 
   bool has_draft() const { return draft_ != nullptr; }
   /// Guesses are made from now on, at most `most` at a time.
@@ -70,9 +71,9 @@ class Running {
   /// Chooses tokens from the logits behind the last one and behind each guess, as long
   /// as the guesses hold; what the state has read of the others is taken back.
   ///
-  /// Shapes    rows [1 + guesses, width]
+  /// Requires  1 + guesses rows from `row` on
   /// Returns   guesses that held
-  int choose(const float* rows, int width);
+  int choose_all(StepLogits& logits, int row);
 
   bool wants_hidden() const { return wants_hidden_; }
 
@@ -93,8 +94,8 @@ class Running {
   int passed_over = 0;  // prefill calls that went to others
 
  private:
-  int sample(std::span<const float> logits);
-  bool tell(int id, std::span<const float> logits);
+  int sample(StepLogits& logits, int row);
+  bool tell(int id, StepLogits& logits, int row);
   void finish_locked(EngineFinish reason, std::string error, bool out_of_memory);
 
   const std::uint64_t id_;

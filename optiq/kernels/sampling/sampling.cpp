@@ -182,6 +182,12 @@ std::span<const float> Sampler::adjust(std::span<const float> logits,
   return adjusted_;
 }
 
+bool Sampler::takes_largest() const {
+  return options_.temperature < kGreedy && options_.logit_bias.empty() &&
+         options_.repetition_penalty == 1 && options_.presence_penalty == 0 &&
+         options_.frequency_penalty == 0;
+}
+
 int Sampler::sample(std::span<const float> logits, std::span<const int> context) {
   logits = adjust(logits, context);
   const RowMax best = checked_largest(logits);

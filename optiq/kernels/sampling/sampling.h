@@ -68,6 +68,9 @@ class Sampler {
   ///           can pass the filters
   int sample(std::span<const float> logits, std::span<const int> context = {});
 
+  /// True if the choice is always the largest logit as the model gives it.
+  bool takes_largest() const;
+
  private:
   std::span<const float> adjust(std::span<const float> logits,
                                 std::span<const int> context);
