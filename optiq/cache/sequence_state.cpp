@@ -165,7 +165,8 @@ std::vector<const void*> SequenceState::addresses() const {
   for (const auto& state : recurrent_) {
     if (!state) continue;
     for (const mx::array* x : {&state->conv_tail, &state->delta_state})
-      all.push_back(x->is_donatable() ? x->data<void>() : nullptr);
+      all.push_back(x->is_available() && x->is_donatable() ? kernels::address_of(*x)
+                                                           : nullptr);
   }
   return all;
 }

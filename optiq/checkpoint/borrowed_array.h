@@ -17,8 +17,8 @@ inline constexpr std::size_t kBorrowedPrefixBytes = 8;
 /// Requires  data aligned for dtype; kBorrowedPrefixBytes readable bytes before it.
 ///           MLX never writes to it: only arrays that own their memory are donated.
 /// Cost      none on the CPU back end; where the back end keeps weights elsewhere
-///           (CUDA), its own copy.
+///           (CUDA), its own copy, unless only the host is to read it (`for_host`).
 mx::array borrowed_array(const std::byte* data, mx::Shape shape, mx::Dtype dtype,
-                         std::shared_ptr<const void> owner);
+                         std::shared_ptr<const void> owner, bool for_host = false);
 
 }  // namespace optiq::checkpoint

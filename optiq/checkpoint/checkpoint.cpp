@@ -338,7 +338,8 @@ mx::array Checkpoint::piece(std::string_view name) const {
   if (options_.check_finite &&
       (bytes.just_read || options_.residency == Residency::kMapped))
     require_finite(tensor, bytes.bytes);
-  return borrowed_array(bytes.bytes.data(), std::move(shape), *dtype, bytes.owner);
+  return borrowed_array(bytes.bytes.data(), std::move(shape), *dtype, bytes.owner,
+                        options_.for_host);
 }
 
 mx::array Checkpoint::require(std::string_view name,

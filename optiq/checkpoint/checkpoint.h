@@ -27,6 +27,8 @@ struct OpenOptions {
   bool check_finite =
       true;  // a tensor with NaN or infinity is an error when it is used
   bool packed_as_floats = false;  // what GPTQ and others packed (packed_tensors.h)
+  // No kernel on a device reads a tensor before it is copied there (host_primitive.h).
+  bool for_host = false;
 };
 
 /// Experts are seen in one form however the files store them (expert_tensors.h),

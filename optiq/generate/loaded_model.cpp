@@ -54,7 +54,8 @@ LoadedModel load(const std::string& model, const LoadOptions& options) {
   keep_freed_memory(kKeptBytes);
   LoadedModel loaded;
   loaded.directory = find_model(model);
-  const auto checkpoint = checkpoint::Checkpoint::open(loaded.directory);
+  const auto checkpoint =
+      checkpoint::Checkpoint::open(loaded.directory, models::open_options());
   check_memory(checkpoint);
   if (options.text) {
     loaded.tokenizer = text::Tokenizer::load(loaded.directory);

@@ -12,6 +12,7 @@
 #include "optiq/kernels/cuda_copy.h"
 #include "optiq/kernels/cuda_error.h"
 #include "optiq/kernels/cuda_graph.h"
+#include "optiq/kernels/device_memory.h"
 #include "optiq/kernels/dispatch_tape.h"
 
 namespace optiq::kernels {
@@ -98,7 +99,7 @@ void* CudaCall::address(const mx::array& x) {
 
 mx::array CudaCall::temporary(const mx::Shape& shape, mx::Dtype type) {
   mx::array memory(shape, type, nullptr, {});
-  memory.set_data(mx::allocator::malloc(memory.nbytes()));
+  memory.set_data(cuda::device_memory(memory.nbytes()));
   mx::cu::get_command_encoder(stream_).add_temporary(memory);
   if (DispatchTape* tape = TapeRecording::current())
     tape->keep(memory.data_shared_ptr());
@@ -150,6 +151,8 @@ Launcher CudaCall::launcher() {
   };
 }
 
+const void* cuda::address_of(const mx::array& x) { return CudaCall::data<char>(x); }
+
 void cuda::queue_writes(bool queue) { queued() = {queue, 0}; }
 
 void cuda::write(const mx::array& to, const void* from) {
@@ -164,28 +167,19 @@ void cuda::write(const mx::array& to, const void* from) {
 }
 
 void cuda::copy(const mx::array& to, const mx::array& from) {
-  // data(), for what has been borrowed from a file is not MLX's.
-  check_cuda(cudaMemcpyAsync(CudaCall::data<char>(to), from.data<char>(), to.nbytes(),
-                             cudaMemcpyDefault, own_stream()),
+  check_cuda(cudaMemcpyAsync(CudaCall::data<char>(to), CudaCall::data<char>(from),
+                             to.nbytes(), cudaMemcpyDefault, own_stream()),
              "copy");
   check_cuda(cudaStreamSynchronize(own_stream()), "copy");
 }
 
 mx::array cuda::copy_of(const mx::array& x) {
   OPTIQ_CHECK(x.flags().row_contiguous, "an array in rows");
-  mx::array copy(x.shape(), x.dtype(), nullptr, {});
-  copy.set_data(mx::allocator::malloc(x.nbytes()));
-  copy.set_status(mx::array::Status::available);
-  if (x.nbytes() == 0) return copy;
-  char* to = CudaCall::data<char>(copy);
-  cudaMemLocation home{cudaMemLocationTypeDevice, 0};
-  check_cuda(cudaGetDevice(&home.id), "device");
-  // Where a system has no such advice, memory comes when it is touched.
-  if (cudaMemAdvise(to, x.nbytes(), cudaMemAdviseSetPreferredLocation, home) !=
-      cudaSuccess)
-    cudaGetLastError();
-  cuda::copy(copy, x);
-  return copy;
+  mx::array made(x.shape(), x.dtype(), nullptr, {});
+  made.set_data(device_memory(x.nbytes()));
+  made.set_status(mx::array::Status::available);
+  if (x.nbytes() > 0) copy(made, x);
+  return made;
 }
 
 void cuda::read(const mx::array& from, std::size_t first, std::size_t bytes, void* to) {

@@ -57,6 +57,9 @@ void read(const mx::array& from, std::size_t first, std::size_t bytes, void* to)
 
 void copy(const mx::array& to, const mx::array& from);
 
+/// Where it lies on the device.
+const void* address_of(const mx::array& x);
+
 /// Until it is called with false, writes of this thread are not waited for: they come
 /// in front of a tape's replay.
 ///

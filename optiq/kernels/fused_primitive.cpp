@@ -8,6 +8,9 @@
 #include "mlx/transforms.h"
 #include "optiq/base/error.h"
 #include "optiq/kernels/dispatch_tape.h"
+#ifdef OPTIQ_CUDA
+#include "optiq/kernels/device_memory.h"
+#endif
 
 namespace optiq::kernels {
 namespace {
@@ -77,7 +80,13 @@ mx::array FusedPrimitive::contiguous(const mx::array& x) {
 }
 
 void FusedPrimitive::allocate(mx::array& out) {
+#ifdef OPTIQ_CUDA
+  const bool on_device = stream().device == mx::Device::gpu;
+  out.set_data(on_device ? cuda::device_memory(out.nbytes())
+                         : mx::allocator::malloc(out.nbytes()));
+#else
   out.set_data(mx::allocator::malloc(out.nbytes()));
+#endif
   if (DispatchTape* tape = TapeRecording::current()) tape->keep(out.data_shared_ptr());
 }
 

@@ -41,8 +41,8 @@ class FusedPrimitive : public mx::Primitive {
   /// stream before the kernel runs. Only for use inside eval_cpu.
   mx::array contiguous(const mx::array& x);
 
-  /// Gives `out` memory of its own.
-  static void allocate(mx::array& out);
+  /// Gives `out` memory of its own, where the stream's device has it.
+  void allocate(mx::array& out);
 
   /// Gives `out` the memory of `in` if nobody else needs it; false where that is not
   /// so. With several outputs, after release_siblings.

@@ -46,6 +46,13 @@ mx::array copy_of(const mx::array& x) {
   return on_host(x);
 }
 
+const void* address_of(const mx::array& x) {
+#ifdef OPTIQ_CUDA
+  if (!runs_on_cpu()) return cuda::address_of(x);
+#endif
+  return x.data<void>();
+}
+
 mx::array beside_kernels(const mx::array& x) { return runs_on_cpu() ? x : copy_of(x); }
 
 mx::array on_host(const mx::array& x) {

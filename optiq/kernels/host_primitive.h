@@ -38,6 +38,9 @@ void overwrite(mx::array& x, const mx::array& values);
 /// Requires  its rows one after another
 mx::array copy_of(const mx::array& x);
 
+/// Where an evaluated array lies for the kernels of the default device.
+const void* address_of(const mx::array& x);
+
 /// An evaluated array of the host where kernels read it at theirs: itself, or a copy in
 /// the device's memory.
 mx::array beside_kernels(const mx::array& x);

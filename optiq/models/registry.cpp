@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "optiq/base/error.h"
+#include "optiq/kernels/fused_primitive.h"
 
 namespace optiq::models {
 namespace {
@@ -19,6 +20,14 @@ constexpr Architecture kArchitectures[] = {
 
 std::span<const Architecture> architectures() { return kArchitectures; }
 
+checkpoint::OpenOptions open_options() {
+  checkpoint::OpenOptions options;
+  if (kernels::runs_on_cpu()) return options;
+  options.residency = checkpoint::Residency::kMapped;
+  options.for_host = true;
+  return options;
+}
+
 std::unique_ptr<Model> load(const checkpoint::Checkpoint& checkpoint) {
   Weights weights(checkpoint);
   const std::string& wanted = weights.config().architecture;
@@ -30,7 +39,7 @@ std::unique_ptr<Model> load(const checkpoint::Checkpoint& checkpoint) {
 }
 
 std::unique_ptr<Model> load(const std::filesystem::path& directory) {
-  return load(checkpoint::Checkpoint::open(directory));
+  return load(checkpoint::Checkpoint::open(directory, open_options()));
 }
 
 }  // namespace optiq::models

@@ -26,6 +26,9 @@ std::unique_ptr<Model> load(const std::filesystem::path& directory);
 /// The same from an open checkpoint.
 std::unique_ptr<Model> load(const checkpoint::Checkpoint& checkpoint);
 
+/// How a checkpoint is opened for the default device to load it from.
+checkpoint::OpenOptions open_options();
+
 std::unique_ptr<Model> build_gemma3(Weights& weights);
 std::unique_ptr<Model> build_gemma4(Weights& weights);
 std::unique_ptr<Model> build_llama(Weights& weights);

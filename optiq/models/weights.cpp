@@ -79,7 +79,8 @@ LinearModule Weights::module(const std::string& path, const std::string& name,
   // Evaluated here and below: what a thread leaves undone, no other one can do.
   std::optional<mx::array> bias;
   if (with_bias) {
-    bias = mx::astype(checkpoint_.require(path + ".bias", {N}), mx::float32);
+    bias = mx::astype(kernels::beside_kernels(checkpoint_.require(path + ".bias", {N})),
+                      mx::float32);
     mx::eval(*bias);
   }
   if (!quantized)
@@ -100,7 +101,8 @@ LinearModule Weights::module(const std::string& path, const std::string& name,
 }
 
 mx::array Weights::vector(const std::string& name, int n) const {
-  mx::array values = mx::astype(checkpoint_.require(names_(name), {n}), mx::float32);
+  mx::array values = mx::astype(
+      kernels::beside_kernels(checkpoint_.require(names_(name), {n})), mx::float32);
   mx::eval(values);
   return values;
 }
@@ -113,9 +115,9 @@ mx::array Weights::norm(const std::string& name, int n) const {
 }
 
 mx::array Weights::conv(const std::string& name, int channels, int kernel) const {
-  const mx::array stored =
+  const mx::array stored = kernels::beside_kernels(
       mlx_form_ ? checkpoint_.require(names_(name), {channels, kernel, 1})
-                : checkpoint_.require(names_(name), {channels, 1, kernel});
+                : checkpoint_.require(names_(name), {channels, 1, kernel}));
   mx::array values = mx::astype(mx::reshape(stored, {channels, kernel}), mx::float32);
   mx::eval(values);
   return values;
