@@ -1,11 +1,10 @@
-#include "optiq/kernels/gated_delta/gated_delta_backward.h"
 
 #include <functional>
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "optiq/kernels/gated_delta/gated_delta_backward_problem.h"
 #include "optiq/kernels/gated_delta/gated_delta_primitive.h"
-#include "optiq/kernels/gated_delta/gated_delta_problem.h"
 #include "optiq/kernels/testing.h"
 
 namespace optiq::kernels {
@@ -14,51 +13,6 @@ namespace {
 namespace mx = mlx::core;
 using namespace optiq::testing;
 
-struct Gradients {
-  std::vector<float> qkv, a, b;
-};
-
-Gradients run(GatedDeltaProblem& p, const std::vector<float>& d_o) {
-  std::vector<GatedDeltaSegment> segments;
-  std::int64_t row = 0;
-  for (std::size_t i = 0; i < p.tokens.size(); ++i) {
-    segments.push_back(
-        {row, p.tokens[i], p.states.data() + i * p.state_size(), nullptr});
-    row += p.tokens[i];
-  }
-  GatedDeltaBackwardArgs args{};
-  args.forward = {p.qkv.data(),
-                  p.a.data(),
-                  p.b.data(),
-                  p.qkv_stride(),
-                  p.Hv + p.kGap,
-                  p.Hv + p.kGap,
-                  p.a_log.data(),
-                  p.dt_bias.data(),
-                  nullptr,
-                  segments.data(),
-                  static_cast<int>(segments.size()),
-                  p.Hk,
-                  p.Hv,
-                  p.Dk,
-                  p.Dv};
-  const auto T = static_cast<std::size_t>(p.T), heads = static_cast<std::size_t>(p.Hv);
-  Gradients g{std::vector<float>(T * static_cast<std::size_t>(p.qkv_stride() - p.kGap)),
-              std::vector<float>(T * heads), std::vector<float>(T * heads)};
-  args.d_o = d_o.data();
-  args.d_qkv = g.qkv.data();
-  args.d_a = g.a.data();
-  args.d_b = g.b.data();
-  gated_delta_backward(args);
-  return g;
-}
-
-double largest(const std::vector<float>& x) {
-  double most = 0;
-  for (const float value : x) most = std::max(most, std::abs(double(value)));
-  return most;
-}
-
 TEST(GatedDeltaBackward, EveryTargetAgreesWithTheDefinition) {
   for (const auto& [Hk, Hv, Dk, Dv, tokens] : {std::tuple{1, 1, 8, 8, std::vector{1}},
                                                {1, 2, 16, 40, std::vector{5, 0, 33}},
@@ -66,11 +20,11 @@ TEST(GatedDeltaBackward, EveryTargetAgreesWithTheDefinition) {
                                                {1, 1, 128, 128, std::vector{50}}}) {
     GatedDeltaProblem p(Hk, Hv, Dk, Dv, tokens, 1);
     const auto d_o = random_floats(p.o.size(), 2);
-    Gradients expected;
+    DeltaGradients expected;
     force_simd_target(SimdTarget::kScalar);
-    expected = run(p, d_o);
+    expected = gradients_of(p, d_o);
     for_each_simd_target([&] {
-      const Gradients g = run(p, d_o);
+      const DeltaGradients g = gradients_of(p, d_o);
       // Sums over keys, columns and tokens of values of the size of the result.
       const double tolerance = 200 * kFloatEpsilon;
       EXPECT_LE(max_abs_difference(g.qkv, expected.qkv),
@@ -108,7 +62,7 @@ TEST(GatedDeltaBackward, TheDefinitionAgreesWithFiniteDifferences) {
     for (std::size_t i = 0; i < p.o.size(); ++i) sum += double(p.o[i]) * d_o[i];
     return sum;
   };
-  const Gradients g = run(p, d_o);
+  const DeltaGradients g = gradients_of(p, d_o);
   const auto slope = [&](float& x) {
     constexpr float kStep = 1e-2f;
     const float kept = x;

@@ -48,5 +48,28 @@ TEST_F(GatedDeltaOnGpu, IsAsOnTheCpu) {
   }
 }
 
+// The gradients by q, k and v, by a and by b.
+TEST_F(GatedDeltaOnGpu, HasTheCpusGradients) {
+  const GatedDeltaOptions options{2, 4, 128, 64};
+  const int T = 75, width = 2 * 2 * 128 + 4 * 64;
+  const std::vector<Segment> segments{{70}, {5}};
+  const mx::array a_log = random_array({4}, 1) - 1, dt_bias = random_array({4}, 2) - 3;
+  const mx::array qkv = random_array({T, width}, 3);
+  const mx::array a = random_array({T, 4}, 4), b = random_array({T, 4}, 5);
+  const mx::array d_y = random_array({T, 4 * 64}, 6);
+  mx::eval(a_log, dt_bias);
+  expect_same_on_both(
+      [&] {
+        const auto y = [&](const std::vector<mx::array>& in) {
+          std::vector<mx::array> states(2, mx::zeros({4, 128, 64}));
+          return std::vector{gated_delta(in[0], in[1], in[2], a_log, dt_bias, segments,
+                                         std::move(states), options)
+                                 .first};
+        };
+        return mx::vjp(y, {qkv, a, b}, {d_y}).second;
+      },
+      2e-4f);
+}
+
 }  // namespace
 }  // namespace optiq::kernels

@@ -13,6 +13,7 @@
 #include "optiq/kernels/gated_delta/gated_delta_backward.h"
 #ifdef OPTIQ_CUDA
 #include "optiq/kernels/cuda_primitive.h"
+#include "optiq/kernels/gated_delta/gated_delta_backward_cuda.h"
 #include "optiq/kernels/gated_delta/gated_delta_cuda.h"
 #endif
 
@@ -43,6 +44,16 @@ GatedDeltaArgs args_of(const mx::array& qkv, const mx::array& a, const mx::array
   return args;
 }
 
+// True where a kernel of ours makes the gradient.
+bool has_backward_kernel([[maybe_unused]] const GatedDeltaOptions& options) {
+  if (runs_on_cpu()) return true;
+#ifdef OPTIQ_CUDA
+  return std::max(options.key_dim, options.value_dim) <= cuda::kMostBackwardDim;
+#else
+  return false;
+#endif
+}
+
 // Inputs: those of GatedDelta, then the gradients by its outputs. Outputs: the
 // gradients by qkv, a and b.
 class GatedDeltaBackward : public FusedPrimitive {
@@ -54,38 +65,65 @@ class GatedDeltaBackward : public FusedPrimitive {
         options_(options) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    const auto rows = [&](std::size_t i) {
-      return has_rows(inputs[i]) ? inputs[i] : contiguous(inputs[i]);
-    };
-    GatedDeltaBackwardArgs args{};
-    args.forward = args_of(rows(0), rows(1), rows(2), options_, host_data);
-    args.forward.a_log = contiguous(inputs[3]).data<float>();
-    args.forward.dt_bias = contiguous(inputs[4]).data<float>();
-    const std::size_t first_gradient = kFirstState + segments_.size();
-    args.d_o = contiguous(inputs[first_gradient]).data<float>();
-    for (mx::array& out : outputs) allocate(out);
-    args.d_qkv = outputs[0].data<float>();
-    args.d_a = outputs[1].data<float>();
-    args.d_b = outputs[2].data<float>();
     std::vector<GatedDeltaSegment> segments;
     std::vector<const float*> d_states;
-    std::int64_t row = 0;
-    for (std::size_t i = 0; i < segments_.size(); ++i) {
-      segments.push_back({row, segments_[i].tokens,
-                          contiguous(inputs[kFirstState + i]).data<float>(), nullptr});
-      d_states.push_back(contiguous(inputs[first_gradient + 1 + i]).data<float>());
-      row += segments_[i].tokens;
-    }
+    GatedDeltaBackwardArgs args = args_of_call(
+        inputs, outputs, segments, d_states,
+        [&](const mx::array& x) { return contiguous(x); }, host_data);
     dispatch([args, segments = std::move(segments),
               d_states = std::move(d_states)]() mutable {
       args.forward.segments = segments.data();
-      args.forward.n_segments = static_cast<int>(segments.size());
       args.d_states = d_states.data();
       gated_delta_backward(args);
     });
   }
 
+#ifdef OPTIQ_CUDA
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override {
+    CudaCall call(stream(), inputs, outputs);
+    std::vector<GatedDeltaSegment> segments;
+    std::vector<const float*> d_states;
+    GatedDeltaBackwardArgs args = args_of_call(
+        inputs, outputs, segments, d_states,
+        [&](const mx::array& x) { return call.in_rows(x); }, CudaCall::data<float>);
+    args.forward.segments = segments.data();
+    args.d_states = d_states.data();
+    cuda::gated_delta_backward(
+        args, call.scratch(cuda::gated_delta_backward_bytes(args)), call.launcher());
+  }
+#endif
+
  private:
+  // All but the pointers to the segments and to d_states, which are put beside.
+  template <class InRows, class Data>
+  GatedDeltaBackwardArgs args_of_call(const Arrays& inputs, Arrays& outputs,
+                                      std::vector<GatedDeltaSegment>& segments,
+                                      std::vector<const float*>& d_states,
+                                      InRows&& in_rows, Data&& data) {
+    for (mx::array& out : outputs) allocate(out);
+    const auto rows = [&](std::size_t i) {
+      return has_rows(inputs[i]) ? inputs[i] : in_rows(inputs[i]);
+    };
+    const auto values = [&](std::size_t i) { return data(in_rows(inputs[i])); };
+    GatedDeltaBackwardArgs args{};
+    args.forward = args_of(rows(0), rows(1), rows(2), options_, data);
+    args.forward.a_log = values(3);
+    args.forward.dt_bias = values(4);
+    const std::size_t first_gradient = kFirstState + segments_.size();
+    args.d_o = values(first_gradient);
+    args.d_qkv = data(outputs[0]);
+    args.d_a = data(outputs[1]);
+    args.d_b = data(outputs[2]);
+    std::int64_t row = 0;
+    for (std::size_t i = 0; i < segments_.size(); ++i) {
+      segments.push_back({row, segments_[i].tokens, values(kFirstState + i), nullptr});
+      d_states.push_back(values(first_gradient + 1 + i));
+      row += segments_[i].tokens;
+    }
+    args.forward.n_segments = static_cast<int>(segments.size());
+    return args;
+  }
+
   std::vector<Segment> segments_;
   GatedDeltaOptions options_;
 };
@@ -125,7 +163,7 @@ class GatedDelta : public FusedPrimitive {
   // By qkv, a and b alone: with a kernel.
   Arrays vjp(const Arrays& primals, const Arrays& cotangents,
              const std::vector<int>& argnums, const Arrays& outputs) override {
-    bool by_kernel = runs_on_cpu();
+    bool by_kernel = has_backward_kernel(options_);
     for (const int argnum : argnums) by_kernel = by_kernel && argnum < 3;
     if (!by_kernel) return FusedPrimitive::vjp(primals, cotangents, argnums, outputs);
     Arrays inputs = primals;
