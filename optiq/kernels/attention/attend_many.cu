@@ -2,6 +2,8 @@
 // multiply-adds. Each of eight warps has 16 rows; a page is decoded once for all of
 // them. Scores never leave the registers: as sums they lie where the next product
 // takes its left operand from.
+#include <algorithm>
+
 #include "optiq/kernels/attention/attention_cuda.cuh"
 #include "optiq/kernels/attention/page_tile_cuda.cuh"
 
@@ -12,6 +14,10 @@ constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kRows = 16 * kWarps;
 
+// Blocks on a processor, as registers allow.
+template <int D>
+inline constexpr int kBlocks = D <= 128 ? 2 : 1;
+
 template <int D>
 struct Shared {
   __half keys[kKeyHalves<D>];
@@ -21,7 +27,7 @@ struct Shared {
 
 // Grid: tiles (those with most keys first), kv heads, sequences.
 template <int D>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<D>)
     attend_many_rows(const __grid_constant__ AttendArgs a) {
   extern __shared__ __align__(16) char memory[];
   auto& shared = *reinterpret_cast<Shared<D>*>(memory);
@@ -140,7 +146,13 @@ __global__ void __launch_bounds__(kThreads)
 
 template <int D>
 int stages_of(const PageForm& form) {
-  return stages_beside(sizeof(Shared<D>), PageQueue<kThreads>::stage_bytes(form));
+  const int bytes = PageQueue<kThreads>::stage_bytes(form);
+  // Blocks hide each other's waits better than a second stage does.
+  constexpr int kReserved = 1 << 10;  // by the device, of each block's
+  const int left =
+      shared_memory() / kBlocks<D> - kReserved - static_cast<int>(sizeof(Shared<D>));
+  if (left >= bytes) return std::min(left / bytes, 2);
+  return stages_beside(sizeof(Shared<D>), bytes);
 }
 
 template <int D>

@@ -166,7 +166,11 @@ void attention(const PagedAttentionArgs& args, void* scratch, const Launcher& la
       plan.by_warps ? attend_coded(attend, launch) : attend_few(attend, launch);
     if (args.some_many) attend_many(attend, args.most_tokens, launch);
   }
-  if (plan.ends_in_block) return;
+  // Rows of attend_many alone may have nothing to be turned back or gated by.
+  const KvTransform& transform = args.form.transform;
+  const bool all_done = !plan.exact && !args.some_few && !args.gate.data &&
+                        !transform.v_signs && !transform.sum_scale;
+  if (plan.ends_in_block || all_done) return;
   FinishArgs finish{attend, plan.exact};
   void* arguments[] = {&finish};
   launch(reinterpret_cast<const void*>(&finish_rows),
