@@ -82,9 +82,10 @@ PageStore::~PageStore() = default;
 PageStore::Slab& PageStore::open_slab(Kind& kind) {
   // The oldest first, so that later ones empty and go back.
   if (!kind.open.empty()) return *kind.slabs.at(*kind.open.begin());
-  constexpr std::size_t kSlabBytes = std::size_t{4} << 20;
+
   const std::uint64_t left = budget_bytes_ - use_.total_bytes;
-  const std::size_t wanted = std::max<std::size_t>(1, kSlabBytes / kind.page_bytes);
+  const std::size_t wanted =
+      std::max<std::size_t>(1, memory_.slab_bytes() / kind.page_bytes);
   const std::size_t n_pages = std::min<std::uint64_t>(wanted, left / kind.page_bytes);
   if (n_pages == 0)
     throw ResourceError(fmt::format(

@@ -18,6 +18,8 @@ struct EnterArgs {
   RopeArgs rope;
   bool turns;
   int n_kv_heads, head_dim;
+  int n_warps;         // of a row, one a head
+  int floats_of_warp;  // [head_dim], then a byte for each padded channel
 };
 
 __device__ void store_floats(const KvSide& side, std::byte* head, int token, int dim,
@@ -252,15 +254,21 @@ __device__ void append(const EnterArgs& a, bool keys, int row, int head, float* 
             reinterpret_cast<std::uint8_t*>(x + dim), lane);
 }
 
+// Warps of a block, a head each: one where there are few rows, for heads to spread over
+// the device.
+constexpr int kEnterWarps = 4, kFewRows = 16;
+
 // Grid: rows, heads of queries, of keys, of values.
 __global__ void enter_rows(const __grid_constant__ EnterArgs a) {
-  extern __shared__ float x[];  // [head_dim], then a byte for each padded channel
+  extern __shared__ float memory[];
   wait_for_inputs();
-  const int row = blockIdx.x, lane = threadIdx.x,
+  const int row = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32,
             n_heads = a.heads.q.data ? a.heads.n_heads : 0;
-  if (row == 0 && blockIdx.y == 0)
+  if (row == 0 && blockIdx.y == 0 && warp == 0)
     for (int i = lane; i < a.heads.n_zeros; i += 32) a.heads.zeros[i] = 0;
-  int head = blockIdx.y;
+  int head = blockIdx.y * (blockDim.x / 32) + warp;
+  if (head >= a.n_warps) return;
+  float* x = memory + warp * a.floats_of_warp;
   const bool query = head < n_heads;
   if (!query) head -= n_heads;
   const bool value = !query && head >= a.n_kv_heads;
@@ -288,19 +296,23 @@ void enter_pages(const PageForm& form, const PagedBatch& batch, int rows,
   const int n =
       (heads.q.data ? heads.n_heads : 0) + (heads.k.data ? 2 * layout.n_kv_heads : 0);
   if (rows == 0 || n == 0) return;
+  const int padded = (layout.head_dim + kTileDepth - 1) / kTileDepth * kTileDepth;
+  const int warps = rows > kFewRows ? kEnterWarps : 1;
   EnterArgs args{form,
                  batch,
                  heads,
                  heads.rope ? *heads.rope : RopeArgs{},
                  heads.rope != nullptr,
                  layout.n_kv_heads,
-                 layout.head_dim};
+                 layout.head_dim,
+                 n,
+                 layout.head_dim + padded / static_cast<int>(sizeof(float))};
   void* arguments[] = {&args};
-  const int padded = (layout.head_dim + kTileDepth - 1) / kTileDepth * kTileDepth;
-  launch(reinterpret_cast<const void*>(&enter_rows),
-         {static_cast<unsigned>(rows), static_cast<unsigned>(n), 1, 32,
-          layout.head_dim * sizeof(float) + static_cast<std::size_t>(padded)},
-         arguments);
+  launch(
+      reinterpret_cast<const void*>(&enter_rows),
+      {static_cast<unsigned>(rows), static_cast<unsigned>((n + warps - 1) / warps), 1,
+       static_cast<unsigned>(32 * warps), warps * args.floats_of_warp * sizeof(float)},
+      arguments);
 }
 
 }  // namespace optiq::kernels::cuda

@@ -18,6 +18,9 @@ class PageMemory {
   virtual void free(std::byte* memory, std::size_t bytes) const noexcept = 0;
   virtual bool starts_zero() const = 0;
 
+  /// About how much to take at a time.
+  virtual std::size_t slab_bytes() const { return std::size_t{4} << 20; }
+
   virtual void zero(std::byte* at, std::size_t bytes) const = 0;
   virtual void copy(std::byte* to, const std::byte* from, std::size_t bytes) const = 0;
 
