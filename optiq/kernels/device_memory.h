@@ -9,9 +9,10 @@ namespace optiq::kernels::cuda {
 
 namespace mx = mlx::core;
 
-/// Bytes on the current device; what is given back is kept and handed out again. Host
-/// code that asks an array for its data() has MLX move it to unified memory, as its
-/// own.
+/// Bytes on the current device; what is given back is kept and handed out again, up to
+/// a sixteenth of the device's memory. Host code that asks an array for its data() has
+/// MLX move it to unified memory, as its own; a device without pools has unified memory
+/// alone.
 ///
 /// Threads   any.
 /// Throws    ResourceError if there is no memory
