@@ -21,6 +21,13 @@ __device__ inline float float_at(const void* data, std::int64_t i, FloatType typ
   return __half2float(__ushort_as_half(bits));
 }
 
+/// The sum over the lanes of a warp, for each of them.
+__device__ inline float warp_sum(float v) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
+  return v;
+}
+
 /// A bfloat16, or two of them in a word: to the nearest, of two the even one.
 __device__ inline std::uint32_t narrow(float v) {
   const std::uint32_t bits = __float_as_uint(v);

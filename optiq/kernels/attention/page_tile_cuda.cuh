@@ -277,14 +277,7 @@ __device__ bool load_page(const KvSide& side, const std::byte* head, int end,
   return true;
 }
 
-/// Four 8x8 matrices of halves; lane 8 i + j gives row j of matrix i.
-__device__ inline void load_matrices(const __half* row, std::uint32_t (&to)[4]) {
-  const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(at)
-               : "memory");
-}
+/// load_matrices (cuda_instructions.cuh), each transposed.
 __device__ inline void load_transposed(const __half* row, std::uint32_t (&to)[4]) {
   const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"

@@ -44,12 +44,6 @@ struct BackwardMemory {
   float by_decay[kWarps], by_beta[kWarps];
 };
 
-__device__ inline float sum_of_warp(float v) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
-  return v;
-}
-
 /// The sum over lanes of v[lane], for each lane.
 __device__ inline float sums_by_lane(float (&v)[kRows]) {
   static_assert(kRows == 32);
@@ -115,7 +109,7 @@ __global__ void __launch_bounds__(kThreads)
         v[i] = at < f.key_dim ? x[(warp == 0 ? 0 : keys) + at] : 0.0f;
         square = fmaf(v[i], v[i], square);
       }
-      square = sum_of_warp(square) + 1e-6f;
+      square = warp_sum(square) + 1e-6f;
       const float scale =
           1 / sqrtf(warp == 0 ? square * static_cast<float>(f.key_dim) : square);
 #pragma unroll
@@ -209,8 +203,8 @@ __global__ void __launch_bounds__(kThreads)
         D[i] *= token.decay;
       }
       memory.of_columns[1][of_columns][first_row + lane] = sums_by_lane(by_row);
-      by_decay = sum_of_warp(by_decay);
-      const float by_beta = sum_of_warp(quarter == 0 ? du * token.miss[column] : 0.0f);
+      by_decay = warp_sum(by_decay);
+      const float by_beta = warp_sum(quarter == 0 ? du * token.miss[column] : 0.0f);
       if (lane == 0) memory.by_decay[warp] = by_decay, memory.by_beta[warp] = by_beta;
       if (quarter == 0 && is)
         call.d_qkv[row * width + 2 * keys + head * f.value_dim + column] = dv;
@@ -258,8 +252,8 @@ __global__ void through_lengths(const __grid_constant__ BackwardCall call) {
     square = fmaf(v[i], v[i], square);
     along = fmaf(dy[i], v[i], along);
   }
-  square = sum_of_warp(square) + 1e-6f;
-  along = sum_of_warp(along) / square;
+  square = warp_sum(square) + 1e-6f;
+  along = warp_sum(along) / square;
   const float inverse =
       1 / sqrtf(which == 0 ? square * static_cast<float>(dim) : square);
 #pragma unroll

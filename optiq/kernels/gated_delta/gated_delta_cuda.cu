@@ -33,12 +33,6 @@ struct Tokens {
   float q_scale[kTokens], k_scale[kTokens], decay[kTokens], beta[kTokens];
 };
 
-__device__ inline float sum_of_warp(float v) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
-  return v;
-}
-
 /// What a thread brings of the next tokens: of each that its warp has, some of q and k.
 template <int rows>
 struct Coming {
@@ -92,8 +86,8 @@ struct Coming {
         k_square = fmaf(k[n][i], k[n][i], k_square);
       }
       to.v[token][lane] = v[n];
-      q_square = sum_of_warp(q_square);
-      k_square = sum_of_warp(k_square);
+      q_square = warp_sum(q_square);
+      k_square = warp_sum(k_square);
       if (lane != 0) continue;
       constexpr float kEpsilon = 1e-6f;
       to.q_scale[token] =

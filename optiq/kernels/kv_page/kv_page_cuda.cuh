@@ -191,11 +191,6 @@ __device__ inline void multiply_by(float* x, const float* factors, int n, int la
   __syncwarp();
 }
 
-__device__ inline float warp_sum(float v) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
-  return v;
-}
 __device__ inline float warp_max(float v) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, step));
