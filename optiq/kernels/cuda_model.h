@@ -219,9 +219,14 @@ inline unsigned __ballot_sync(unsigned mask, bool is) {
   return all;
 }
 inline int atomicAdd(int* to, int v) { return std::exchange(*to, *to + v); }
+inline void __threadfence() {}
 inline int __popc(unsigned v) { return std::popcount(v); }
 template <class T>
 T __ldcs(const T* p) {
+  return optiq::cuda_model::aligned(p);
+}
+template <class T>
+T __ldcg(const T* p) {
   return optiq::cuda_model::aligned(p);
 }
 template <class T>

@@ -107,11 +107,11 @@ __global__ void __launch_bounds__(kExpertThreads)
                 : make_ready<F, 1>(from, nullptr, a.K, x, m, i);
     }
     __syncthreads();
-    const LaneX<F, 1> at(n * parts, n_groups);
+    const LaneX<F, 1> of_pairs(x, n * parts);
     float y[1][1][2] = {};
     int range = first_range, left = ranges.length, product = 0, step = first_step;
     const auto one_step = [&](Step<F, false>& now, int i) {
-      add_step<F>(y, now, step, rows[0], a.scale_type, a.K, x, at);
+      add_step<F>(y, now, step, rows[0], a.scale_type, a.K, of_pairs);
       load(now, i + 2);
       const bool ends = ++step == end_step;
       if (--left > 0 && !ends) return;

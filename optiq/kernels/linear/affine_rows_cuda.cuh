@@ -18,6 +18,8 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "optiq/kernels/linear/affine_parts_cuda.cuh"
+
 #include "optiq/kernels/linear/few_rows_args.cuh"
 #include "optiq/kernels/linear/ready_rows.cuh"
 #include "optiq/kernels/linear/step_sums.cuh"
@@ -177,12 +179,12 @@ __global__ void __launch_bounds__(kReadyThreads, tiles <= 2 ? 2 : 1)
   }
   if (!has_tile) return;
 
-  const LaneX<F, tiles> rows_of_x(x_rows, grid.n_groups);
+  const LaneX<F, tiles> rows_of_x(x, x_rows);
 
   float y[kFrags][tiles][2] = {};
   LaneRows<F> of_sums = at;  // for scales that are read at their use
   const auto add = [&](const Step<F, wide, 2 * kFrags>& step, int step_index) {
-    add_step<F>(y, step, step_index, of_sums, a.scale_type, a.K, x, rows_of_x);
+    add_step<F>(y, step, step_index, of_sums, a.scale_type, a.K, rows_of_x);
   };
 
   int turn = 0;
@@ -343,25 +345,22 @@ void start_affine_rows(FewRowsArgs args, int n_groups, const Launcher& launch) {
 template <class F>
 void affine_rows_of(const FewRowsArgs& args, const Launcher& launch) {
   int n_groups = (args.K + F::step - 1) / F::step * F::groups;
-  const int x_rows = args.M * (args.exact ? 2 : 1);
   const bool wide = args.scale_type == FloatType::kF32;
   // Each block may make a row or two ready for itself, in half of its memory.
   if (!wide && !args.exact && args.M <= 2 &&
       bytes_in_block(args, n_groups, F::group) <= std::size_t(shared_limit<1>()) / 2)
     return start_affine_rows<F, 1, true, false>(args, n_groups, launch);
+  const auto problem = PartsProblem::of<F>(args);
   FewRowsArgs copy = args;
-  void* arguments[] = {&copy, &n_groups};
+  auto* arrived = reinterpret_cast<std::int32_t*>(static_cast<char*>(args.scratch) +
+                                                  PartsScratch(problem).arrived);
+  int n_tiles = problem.n_tiles;
+  void* arguments[] = {&copy, &n_groups, &arrived, &n_tiles};
   const auto blocks =
       static_cast<unsigned>((4 * n_groups + kReadyThreads - 1) / kReadyThreads);
   launch(reinterpret_cast<const void*>(&ready_rows<F>),
          {blocks, static_cast<unsigned>(args.M), 1, kReadyThreads}, arguments);
-  // Rare: one kernel for any number of rows.
-  if (wide) return start_affine_rows<F, 8, false, true>(args, n_groups, launch);
-  if (x_rows <= 4) return start_affine_rows<F, 1, false, false>(args, n_groups, launch);
-  if (x_rows <= 8) return start_affine_rows<F, 2, false, false>(args, n_groups, launch);
-  if (x_rows <= 16)
-    return start_affine_rows<F, 4, false, false>(args, n_groups, launch);
-  start_affine_rows<F, 8, false, false>(args, n_groups, launch);
+  affine_parts_of<F>(args, launch);
 }
 
 template <int bits>

@@ -7,6 +7,12 @@
 
 namespace optiq::kernels::cuda {
 
+/// Values of a row in a step of a warp. Narrow codes need more of them under way to
+/// keep the memory busy; of wide ones registers hold two steps of fewer.
+__host__ __device__ constexpr int values_of_step(int bits, bool affine) {
+  return bits <= 3 ? 512 : bits <= 5 || !affine ? 256 : 128;
+}
+
 /// One format. Four lanes share a group of a row, a quarter of its codes each.
 template <QuantMode mode_, int bits_, int group_>
 struct Format {
@@ -23,9 +29,7 @@ struct Format {
     return most;
   }();
   static constexpr bool affine = mode == QuantMode::kAffine;
-  // Values of a row in a step of a warp. Narrow codes need more of them under way to
-  // keep the memory busy; of wide ones registers hold two steps of fewer.
-  static constexpr int step = bits <= 3 ? 512 : bits <= 5 || !affine ? 256 : 128;
+  static constexpr int step = values_of_step(bits, affine);
   static constexpr int groups = step / group;
 };
 

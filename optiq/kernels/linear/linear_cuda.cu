@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "optiq/kernels/linear/few_rows_args.cuh"
+#include "optiq/kernels/linear/parts_plan.cuh"
 
 namespace optiq::kernels::cuda {
 namespace {
@@ -67,6 +68,44 @@ void run(const InputRowsView& input, std::span<const Product> products,
   }
 }
 
+// Calls f with products of one format, which share a launch, for all of them.
+template <class F>
+void each_launch(std::span<const Product> products, F&& f) {
+  std::size_t done = 0;
+  while (done < products.size()) {
+    const MatrixView& w = products[done].w;
+    std::size_t end = done + 1;
+    while (end < products.size() && end - done < kMostProducts &&
+           products[end].w.spec == w.spec && products[end].w.type == w.type)
+      ++end;
+    f(products.subspan(done, end - done));
+    done = end;
+  }
+}
+
+std::size_t bytes_of_launch(int rows, int K, std::span<const Product> products,
+                            bool glu, Activation activation) {
+  const QuantSpec& spec = products[0].w.spec;
+  if (spec.mode == QuantMode::kAffine) {
+    FewRowsArgs args{};
+    args.M = rows, args.K = K, args.glu = glu;
+    args.exact = activation == Activation::kExact;
+    args.scale_type = products[0].w.type;
+    for (const Product& product : products)
+      args.products[args.n_products++].N = product.w.N;
+    return PartsScratch(
+               PartsProblem::of(args, values_of_step(spec.bits, true), spec.group_size))
+        .bytes;
+  }
+  const int parts = activation == Activation::kExact ? 2 : 1;
+  constexpr int kSmallestGroup = 16, kLargestStep = 256;
+  const std::size_t values = static_cast<std::size_t>(rows) * parts *
+                             ((K + kLargestStep - 1) / kLargestStep * kLargestStep);
+  constexpr int kOfRow = 64;
+  return values * 2 + values / kSmallestGroup * sizeof(float2) +
+         static_cast<std::size_t>(rows) * parts * kOfRow;
+}
+
 }  // namespace
 
 bool has_linear(const MatrixView& w) { return w.quantized(); }
@@ -75,31 +114,20 @@ bool joins_norm_and_gate(const QuantSpec& spec) {
   return spec.mode == QuantMode::kAffine;
 }
 
-std::size_t scratch_bytes(int M, int K, Activation activation) {
-  const int rows = std::min(M, rows_of_launch(activation)),
-            parts = activation == Activation::kExact ? 2 : 1;
-  constexpr int kSmallestGroup = 16, kLargestStep = 512;
-  const std::size_t values = static_cast<std::size_t>(rows) * parts *
-                             ((K + kLargestStep - 1) / kLargestStep * kLargestStep);
-  constexpr int kOfRow = 64;  // a row's sums of squares
-  return values * 2 + values / kSmallestGroup * sizeof(float2) +
-         static_cast<std::size_t>(rows) * parts * kOfRow;
+std::size_t scratch_bytes(const InputRowsView& input, std::span<const Product> products,
+                          bool glu, Activation activation) {
+  const int rows = std::min(input.M, rows_of_launch(activation));
+  std::size_t most = 0;
+  each_launch(products, [&](std::span<const Product> together) {
+    most = std::max(most, bytes_of_launch(rows, input.K, together, glu, activation));
+  });
+  return most;
 }
-
 void linear(const InputRowsView& input, std::span<const Product> products,
             Activation activation, void* scratch, const Launcher& launch) {
-  std::size_t done = 0;
-  while (done < products.size()) {
-    // Those of one format share a launch.
-    const MatrixView& w = products[done].w;
-    std::size_t end = done + 1;
-    while (end < products.size() && end - done < kMostProducts &&
-           products[end].w.spec == w.spec && products[end].w.type == w.type)
-      ++end;
-    run(input, products.subspan(done, end - done), nullptr, activation, scratch,
-        launch);
-    done = end;
-  }
+  each_launch(products, [&](std::span<const Product> together) {
+    run(input, together, nullptr, activation, scratch, launch);
+  });
 }
 
 void glu(GluGate f, const InputRowsView& input, const Product& gate, const Product& up,

@@ -25,8 +25,10 @@ struct InputRowsView {
   float norm_eps = 0;
 };
 
-/// Bytes on the device that a call needs besides, for rows of x as kernels read them.
-std::size_t scratch_bytes(int M, int K, Activation activation);
+/// Bytes on the device that a call needs besides: for rows of x as kernels read them,
+/// and sums of parts of K. `glu`: of two products, for glu().
+std::size_t scratch_bytes(const InputRowsView& input, std::span<const Product> products,
+                          bool glu, Activation activation);
 
 /// y = x W^T + bias + residual for each product of one x, all pointers of the device. A
 /// row's result depends neither on the other rows nor on the grid.

@@ -50,9 +50,10 @@ struct DeviceCall {
 
   std::vector<float> run(Activation activation) {
     const int K = product.w.K;
-    DeviceBuffer<std::uint8_t> scratch(nullptr, cuda::scratch_bytes(M, K, activation));
-    cuda::linear({x.data(), M, K}, {&product, 1}, activation, scratch.data(),
-                 launch_now);
+    const cuda::InputRowsView input{x.data(), M, K};
+    DeviceBuffer<std::uint8_t> scratch(
+        nullptr, cuda::scratch_bytes(input, {&product, 1}, false, activation));
+    cuda::linear(input, {&product, 1}, activation, scratch.data(), launch_now);
     return y.to_host();
   }
 
@@ -151,10 +152,10 @@ TEST(LinearCuda, GivesProductsTheSameBitsTogetherAsAlone) {
         check_cuda(cudaMemset(call->y.data(), 0xff, call->y.size() * sizeof(float)),
                    "clearing");
       }
-      DeviceBuffer<std::uint8_t> scratch(nullptr,
-                                         cuda::scratch_bytes(M, K, activation));
-      cuda::linear({calls[0]->x.data(), M, K}, together, activation, scratch.data(),
-                   launch_now);
+      const cuda::InputRowsView input{calls[0]->x.data(), M, K};
+      DeviceBuffer<std::uint8_t> scratch(
+          nullptr, cuda::scratch_bytes(input, together, false, activation));
+      cuda::linear(input, together, activation, scratch.data(), launch_now);
       for (std::size_t i = 0; i < calls.size(); ++i)
         EXPECT_EQ(calls[i]->y.to_host(), alone[i]) << M << " " << i;
     }
@@ -218,11 +219,12 @@ TEST(LinearCuda, JoinsNormAndGate) {
         expected[i] = g[i] / (1 + std::exp(-g[i])) * u[i];
       DeviceCall of_gate(x, products[0], M), of_up(x, products[1], M);
       DeviceBuffer<float> y(nullptr, expected.size()), w(weight.data(), K);
-      DeviceBuffer<std::uint8_t> scratch(nullptr,
-                                         cuda::scratch_bytes(M, K, Activation::kExact));
-      cuda::glu(GluGate::kSilu, {of_gate.x.data(), M, K, w.data(), 1e-5f},
-                of_gate.product, of_up.product, y.data(), Activation::kExact,
-                scratch.data(), launch_now);
+      const cuda::InputRowsView input{of_gate.x.data(), M, K, w.data(), 1e-5f};
+      const Product both[] = {of_gate.product, of_up.product};
+      DeviceBuffer<std::uint8_t> scratch(
+          nullptr, cuda::scratch_bytes(input, both, true, Activation::kExact));
+      cuda::glu(GluGate::kSilu, input, of_gate.product, of_up.product, y.data(),
+                Activation::kExact, scratch.data(), launch_now);
       const std::vector<float> found = y.to_host();
       const double largest = std::abs(
           *std::ranges::max_element(expected, {}, [](float v) { return std::abs(v); }));

@@ -23,20 +23,33 @@ namespace {
 
 using namespace optiq::testing;
 
-// The two kernels of a call differ in what they are given besides its arguments.
+// The kernels of a call differ in what they are given besides its arguments.
 void launch(const void* symbol, const LaunchShape& shape, void** arguments) {
   const auto& args = *static_cast<cuda::FewRowsArgs*>(arguments[0]);
   const dim3 grid{shape.grid_x, shape.grid_y, 1};
   const auto threads = static_cast<int>(shape.block_x);
   if (shape.shared_bytes == 0) {
-    using Ready = void (*)(cuda::FewRowsArgs, int);
-    const int n_groups = *static_cast<int*>(arguments[1]);
+    using Ready = void (*)(cuda::FewRowsArgs, int, std::int32_t*, int);
+    const int n_groups = *static_cast<int*>(arguments[1]),
+              n_zeros = *static_cast<int*>(arguments[3]);
+    auto* const zeros = *static_cast<std::int32_t**>(arguments[2]);
     cuda_model::run(grid, threads, [&] {
-      reinterpret_cast<Ready>(const_cast<void*>(symbol))(args, n_groups);
+      reinterpret_cast<Ready>(const_cast<void*>(symbol))(args, n_groups, zeros,
+                                                         n_zeros);
     });
     return;
   }
   ASSERT_LE(shape.shared_bytes, sizeof(cuda_model::Block::shared));
+  const bool in_blocks =
+      args.M <= 2 && !args.exact && args.scale_type != FloatType::kF32;
+  if (!in_blocks) {
+    using Parts = void (*)(cuda::FewRowsArgs, cuda::AffineParts);
+    const auto& parts = *static_cast<cuda::AffineParts*>(arguments[1]);
+    cuda_model::run(grid, threads, [&] {
+      reinterpret_cast<Parts>(const_cast<void*>(symbol))(args, parts);
+    });
+    return;
+  }
   using Rows = void (*)(cuda::FewRowsArgs, cuda::AffineRowsGrid);
   const auto& of_grid = *static_cast<cuda::AffineRowsGrid*>(arguments[1]);
   cuda_model::run(grid, threads, [&] {
@@ -80,11 +93,14 @@ std::vector<float> on_model(const Problem& p, bool joined, Activation activation
                             int from, int M) {
   std::vector<float> y(std::size_t(M) * p.N, std::numeric_limits<float>::quiet_NaN());
   // In 16 bytes, as a device's memory lies.
-  std::vector<uint4> scratch(cuda::scratch_bytes(M, p.K, activation) / 16 + 1),
-      x(std::size_t(M) * p.K / 4);
+  std::vector<uint4> x(std::size_t(M) * p.K / 4);
   std::memcpy(x.data(), p.x.data() + std::size_t(from) * p.K, x.size() * 16);
   cuda::InputRowsView input{reinterpret_cast<const float*>(x.data()), M, p.K};
   Product first = p.product(p.first, y.data());
+  const Product both[] = {first, p.product(p.second, nullptr)};
+  std::vector<uint4> scratch(
+      cuda::scratch_bytes(input, {both, joined ? 2u : 1u}, joined, activation) / 16 +
+      1);
   if (joined) {
     std::vector<uint4> norm(p.norm.size() / 4);
     std::memcpy(norm.data(), p.norm.data(), norm.size() * 16);
@@ -127,7 +143,8 @@ TEST(LinearOnModel, IsTheReferenceInAnyCompany) {
   struct Shape {
     int M, N, K;
   };
-  const Shape shapes[] = {{1, 17, 384}, {2, 70, 640}, {5, 33, 128}, {19, 18, 256}};
+  const Shape shapes[] = {
+      {1, 17, 384}, {2, 70, 640}, {5, 33, 128}, {19, 18, 256}, {9, 40, 1664}};
   std::uint32_t seed = 1;
   for (const QuantSpec& spec : all_specs()) {
     if (spec.mode != QuantMode::kAffine) continue;

@@ -103,8 +103,9 @@ class LinearBase : public FusedPrimitive {
         });
   }
 
-  void* scratch_of(const cuda::InputRowsView& rows, CudaCall& call) const {
-    return call.scratch(cuda::scratch_bytes(rows.M, rows.K, activation_));
+  void* scratch_of(const cuda::InputRowsView& rows, std::span<const Product> products,
+                   bool glu, CudaCall& call) const {
+    return call.scratch(cuda::scratch_bytes(rows, products, glu, activation_));
   }
 #endif
 
@@ -259,7 +260,8 @@ class Linear : public LinearBase {
     if (has_residual(inputs)) all[0].residual = call.values<float>(inputs.back());
     for (std::size_t i = 0; i < all.size(); ++i)
       all[i].y = CudaCall::data<float>(outputs[i]);
-    cuda::linear(rows, all, activation_, scratch_of(rows, call), call.launcher());
+    cuda::linear(rows, all, activation_, scratch_of(rows, all, false, call),
+                 call.launcher());
   }
 #endif
 };
@@ -305,7 +307,7 @@ class Glu : public LinearBase {
     const cuda::InputRowsView rows = rows_of(inputs, call);
     const std::vector<Product> all = products(inputs, call);
     cuda::glu(f_, rows, all[0], all[1], CudaCall::data<float>(outputs[0]), activation_,
-              scratch_of(rows, call), call.launcher());
+              scratch_of(rows, all, true, call), call.launcher());
   }
 #endif
 

@@ -146,10 +146,15 @@ __device__ float make_ready(const float* x, const float* weight, int K,
 
 /// For calls of so many rows that every block would do the same again: a row is of the
 /// blocks of one y, of which the first sums the squares, as one block alone would.
+/// Leaves `zeros` [n_zeros] for the kernel that follows, too.
 template <class F>
 __global__ void __launch_bounds__(kReadyThreads)
-    ready_rows(const __grid_constant__ FewRowsArgs a, int n_groups) {
+    ready_rows(const __grid_constant__ FewRowsArgs a, int n_groups, std::int32_t* zeros,
+               int n_zeros) {
   wait_for_inputs();
+  for (int i = (blockIdx.y * gridDim.x + blockIdx.x) * kReadyThreads + threadIdx.x;
+       i < n_zeros; i += gridDim.x * gridDim.y * kReadyThreads)
+    zeros[i] = 0;
   const int row = blockIdx.y, parts = a.exact ? 2 : 1;
   const float* x = a.x + static_cast<std::int64_t>(row) * a.K;
   const ReadyX ready(a.scratch, a.M * parts, n_groups, F::group);

@@ -13,10 +13,13 @@ namespace optiq::kernels::cuda {
 struct Ranges {
   int steps, length, n;
 
+  static __host__ __device__ Ranges of(int K, int step) {
+    const int steps = (K + step - 1) / step, length = (steps + 7) / 8;
+    return {steps, length, (steps + length - 1) / length};
+  }
   template <class F>
   static __host__ __device__ Ranges of(int K) {
-    const int steps = (K + F::step - 1) / F::step, length = (steps + 7) / 8;
-    return {steps, length, (steps + length - 1) / length};
+    return of(K, F::step);
   }
 };
 
@@ -40,9 +43,11 @@ __device__ inline void load_bytes(const std::int8_t* from, std::uint32_t (&to)[n
 /// sums go nowhere.
 template <class F, int tiles>
 struct LaneX {
+  ReadyX x;
   int bytes[tiles], sums[tiles];
 
-  __device__ LaneX(int x_rows, int n_groups) {
+  __device__ LaneX(const ReadyX& of, int x_rows) : x(of) {
+    const int n_groups = x.groups;
     const int r = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int n = 0; n < tiles; ++n) {
@@ -51,16 +56,20 @@ struct LaneX {
       sums[n] = min(n * 4 + t, x_rows - 1) * n_groups;
     }
   }
+  /// Of a group of a row of X the bytes, and its step and sum.
+  __device__ void load(int n, int group, std::uint32_t (&to)[F::quarter / 4]) const {
+    load_bytes(x.bytes + (bytes[n] + 2 * F::group * group), to);
+  }
+  __device__ float2 sum(int n, int group) const { return x.sums[sums[n] + group]; }
 };
 
 /// y[f][n][h] += what a step adds to row 16 f + 8 h + r of W by row 4 n + t of X.
-/// `rows`: for scales that are read at their use.
-template <class F, int fragments, int tiles, bool wide>
+/// `rows`: for scales that are read at their use. `x`: a LaneX or what else loads so.
+template <class F, int fragments, int tiles, bool wide, class X>
 __device__ __forceinline__ void add_step(float (&y)[fragments][tiles][2],
                                          const Step<F, wide, 2 * fragments>& step,
                                          int step_index, const LaneRows<F>& rows,
-                                         FloatType scale_type, int K, const ReadyX& x,
-                                         const LaneX<F, tiles>& at) {
+                                         FloatType scale_type, int K, const X& x) {
   const int begin = step_index * F::step;
 #pragma unroll
   for (int g = 0; g < F::groups; ++g) {
@@ -73,8 +82,8 @@ __device__ __forceinline__ void add_step(float (&y)[fragments][tiles][2],
 #pragma unroll
     for (int n = 0; n < tiles; ++n) {
       std::uint32_t b[F::quarter / 4];
-      load_bytes(x.bytes + (at.bytes[n] + 2 * (begin + g * F::group)), b);
-      const float2 s = x.sums[at.sums[n] + step_index * F::groups + g];
+      x.load(n, step_index * F::groups + g, b);
+      const float2 s = x.sum(n, step_index * F::groups + g);
 #pragma unroll
       for (int f = 0; f < fragments; ++f) {
         int c[4] = {};
