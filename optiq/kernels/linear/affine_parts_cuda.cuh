@@ -283,8 +283,12 @@ __global__ void __launch_bounds__(kReadyThreads, PartsPlan::blocks_at_once(tiles
   const auto one_step = [&](Step<F, wide>& now) {
     add_step<F>(y, now, step, of_sums, a.scale_type, a.K, x);
     load_next(now);
+  };
+    // What ends a range and a tile is long, and stands once for both.
+  for (bool of_odd = false; here < n_turns; of_odd = !of_odd) {
+    of_odd ? one_step(odd) : one_step(even);
     const bool ends = ++step == end_step;
-    if (--left > 0 && !ends) return;
+    if (--left > 0 && !ends) continue;
     left = ranges.length;
 #pragma unroll
     for (int n = 0; n < tiles; ++n)
@@ -302,10 +306,6 @@ __global__ void __launch_bounds__(kReadyThreads, PartsPlan::blocks_at_once(tiles
     }
 #pragma unroll
     for (int n = 0; n < tiles; ++n) y[0][n][0] = y[0][n][1] = 0;
-  };
-  while (here < n_turns) {
-    one_step(even);
-    if (here < n_turns) one_step(odd);
   }
 }
 
