@@ -284,7 +284,7 @@ __global__ void __launch_bounds__(kReadyThreads, PartsPlan::blocks_at_once(tiles
     add_step<F>(y, now, step, of_sums, a.scale_type, a.K, x);
     load_next(now);
   };
-    // What ends a range and a tile is long, and stands once for both.
+  // What ends a range and a tile is long, and stands once for both.
   for (bool of_odd = false; here < n_turns; of_odd = !of_odd) {
     of_odd ? one_step(odd) : one_step(even);
     const bool ends = ++step == end_step;
