@@ -1,4 +1,5 @@
-// A few rows of x by affine codes, on tensor cores, bound by the weights' bytes.
+// One or two rows of x by affine codes, on tensor cores, bound by the weights' bytes.
+// affine_parts_cuda.cuh takes more.
 //
 // Codes are whole numbers of a byte, and so is x (ready_rows.cuh): mma.m16n8k32 sums
 // code X of a group exactly, and each sum is scaled once:
