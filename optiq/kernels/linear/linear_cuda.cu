@@ -116,10 +116,14 @@ bool joins_norm_and_gate(const QuantSpec& spec) {
 
 std::size_t scratch_bytes(const InputRowsView& input, std::span<const Product> products,
                           bool glu, Activation activation) {
-  const int rows = std::min(input.M, rows_of_launch(activation));
+  // Of the last piece, too: fewer rows may be cut into more parts.
+  const int at_once = rows_of_launch(activation);
   std::size_t most = 0;
   each_launch(products, [&](std::span<const Product> together) {
-    most = std::max(most, bytes_of_launch(rows, input.K, together, glu, activation));
+    for (const int rows : {std::min(input.M, at_once), input.M % at_once})
+      if (rows > 0)
+        most =
+            std::max(most, bytes_of_launch(rows, input.K, together, glu, activation));
   });
   return most;
 }
