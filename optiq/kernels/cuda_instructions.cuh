@@ -37,6 +37,15 @@ __device__ inline void multiply_add(int (&c)[4], const std::uint32_t (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// c = a b of the same.
+__device__ inline void multiply(int (&c)[4], const std::uint32_t (&a)[4],
+                                std::uint32_t b0, std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, "
+      "{%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+      : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
+}
+
 /// c += a b of one mma.m16n8k16, halves with float32 sums.
 __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4],
                                     std::uint32_t b0, std::uint32_t b1) {
@@ -46,7 +55,16 @@ __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// The same of bfloat16.
+/// c = a b of the same.
+__device__ inline void multiply(float (&c)[4], const std::uint32_t (&a)[4],
+                                std::uint32_t b0, std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
+      "{%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+}
+
+/// multiply_add of bfloat16.
 __device__ inline void multiply_add_bf16(float (&c)[4], const std::uint32_t (&a)[4],
                                          std::uint32_t b0, std::uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
@@ -80,6 +98,16 @@ __device__ inline std::uint32_t chosen(std::uint32_t a, std::uint32_t b) {
   return to;
 }
 
+/// `first` ? a : b without a branch, which the compiler takes where one of them costs
+/// something.
+__device__ inline float selected(bool first, float a, float b) {
+  float to;
+  asm("{.reg .pred p; setp.ne.s32 p, %3, 0; selp.f32 %0, %1, %2, p;}"
+      : "=f"(to)
+      : "f"(a), "f"(b), "r"(static_cast<int>(first)));
+  return to;
+}
+
 /// Starts a copy of `bytes`, a multiple of 16, from global to shared memory by
 /// `threads` threads of the block; end_copies() closes what has been started, and
 /// wait_for_copies<n>() waits until at most the n last closed are under way (of this
@@ -101,23 +129,19 @@ __device__ inline void start_copy_or_zero(void* shared, const void* global,
                "l"(global), "r"(there ? 16 : 0)
                : "memory");
 }
+/// Of 8 bytes.
+__device__ inline void start_copy_of_8(void* shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+}
 __device__ inline void end_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 template <int n>
 __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
-}
-
-/// Has memory on its way into the second-level cache, where a device can.
-__device__ inline void prefetch(const void* from, unsigned bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  const auto at = reinterpret_cast<std::uint64_t>(from);
-  bytes &= ~15u;
-  if (at % 16 == 0 && bytes > 0)
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes)
-                 : "memory");
-#endif
 }
 
 }  // namespace optiq::kernels::cuda

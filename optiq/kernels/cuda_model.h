@@ -220,6 +220,7 @@ inline unsigned __ballot_sync(unsigned mask, bool is) {
 }
 inline int atomicAdd(int* to, int v) { return std::exchange(*to, *to + v); }
 inline void __threadfence() {}
+inline int __ffs(int v) { return v == 0 ? 0 : std::countr_zero(unsigned(v)) + 1; }
 inline int __popc(unsigned v) { return std::popcount(v); }
 template <class T>
 T __ldcs(const T* p) {
@@ -297,6 +298,7 @@ inline const char* cudaGetErrorString(cudaError_t) { return ""; }
 namespace optiq::kernels::cuda {
 
 inline void wait_for_inputs() {}
+
 inline char* dynamic_shared() { return cuda_model::block().shared; }
 inline void wait_for_threads(int barrier, int count) {
   cuda_model::wait(1, static_cast<unsigned>(barrier), count);
@@ -319,6 +321,12 @@ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32
         __ushort_as_half(static_cast<unsigned short>(word >> (16 * i))));
   };
   cuda_model::multiply_add(c, a, b0, b1, 2, half, half);
+}
+template <class Sum>
+void multiply(Sum (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+              std::uint32_t b1) {
+  for (Sum& v : c) v = 0;
+  multiply_add(c, a, b0, b1);
 }
 inline void multiply_add_bf16(float (&c)[4], const std::uint32_t (&a)[4],
                               std::uint32_t b0, std::uint32_t b1) {
@@ -344,6 +352,7 @@ template <std::uint32_t mask>
 std::uint32_t chosen(std::uint32_t a, std::uint32_t b) {
   return (a & mask) | (b & ~mask);
 }
+inline float selected(bool first, float a, float b) { return first ? a : b; }
 template <int threads>
 void start_copy(void* shared, const void* global, int bytes) {
   for (int i = static_cast<int>(threadIdx.x % threads); i < bytes / 16; i += threads)
@@ -354,9 +363,11 @@ inline void start_copy_or_zero(void* shared, const void* global, bool there) {
   *static_cast<uint4*>(shared) =
       there ? cuda_model::aligned(static_cast<const uint4*>(global)) : uint4{};
 }
+inline void start_copy_of_8(void* shared, const void* global) {
+  *static_cast<uint2*>(shared) = cuda_model::aligned(static_cast<const uint2*>(global));
+}
 inline void end_copies() {}
 template <int n>
 void wait_for_copies() {}
-inline void prefetch(const void*, unsigned) {}
 
 }  // namespace optiq::kernels::cuda

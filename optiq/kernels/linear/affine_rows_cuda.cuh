@@ -30,9 +30,10 @@ inline constexpr int kWarps = kReadyWarps;
 /// Shared memory that a block may take, beside which there is another.
 inline int shared_limit() { return shared_memory() / 2; }
 
-/// Places for a range's sums, one more than there are: the next range's
-/// lie in other banks.
-inline constexpr int kRangeSums = 32 + 1;
+inline constexpr int kRowsInBlock = 2;  // of x
+
+/// A range's sums: [8, rows of x, 2], of rows 8 h + r of W.
+inline constexpr int kRangeSums = 8 * kRowsInBlock * 2;
 
 /// Tiles whose sums a group of warps has at once: those that are read while the next
 /// are written.
@@ -42,7 +43,7 @@ __host__ __device__ inline int turns_of(const FewRowsArgs& a) { return a.glu ? 4
 __host__ __device__ inline int sums_bytes(const FewRowsArgs& a, int k_warps,
                                           int n_ranges) {
   const int sums = turns_of(a) * (kWarps / k_warps) * n_ranges * kRangeSums;
-  return (sums * static_cast<int>(sizeof(float2)) + 15) / 16 * 16;
+  return sums * static_cast<int>(sizeof(float));
 }
 
 /// That of x made ready in a block, and the norm's weight.
@@ -71,14 +72,15 @@ __global__ void __launch_bounds__(kReadyThreads, 2)
             t = lane % 4;
   const int k_warps = grid.k_warps, groups = kWarps / k_warps;
   const int group = warp / k_warps, k_warp = warp % k_warps;
-  const int group_threads = 32 * k_warps, thread = threadIdx.x % group_threads;
+  const int group_threads = 32 * k_warps;
   const Ranges ranges = Ranges::of<F>(a.K);
   const int first_range = ranges.n * k_warp / k_warps;
   const int first_step = first_range * ranges.length;
   const int end_step =
       min(ranges.n * (k_warp + 1) / k_warps * ranges.length, ranges.steps);
   const unsigned row_bytes = static_cast<unsigned>(a.K) / 8 * F::bits;
-  const unsigned scale_bytes = static_cast<unsigned>(a.K) / F::group * 2;
+  const unsigned scale_bytes =
+      static_cast<unsigned>(a.K) / F::group * LaneRows<F>::scale_size;
 
   // Tiles are counted so that both of a pair follow one another.
   const int of_pair = a.glu ? 1 : 0, n_turns = grid.n_tiles << of_pair;
@@ -120,9 +122,9 @@ __global__ void __launch_bounds__(kReadyThreads, 2)
     load_next(even);
     load_next(odd);
   }
-  // The sums of ranges, in turns of [ranges][32] for each group.
+  // The sums of ranges, in turns of [ranges][kRangeSums] for each group.
   const int of_turn = ranges.n * kRangeSums, turns = turns_of(a);
-  auto* sums = reinterpret_cast<float2*>(shared) + turns * group * of_turn;
+  auto* sums = reinterpret_cast<float*>(shared) + turns * group * of_turn;
   // Behind them a copy of the norm's weight, and x.
   char* memory = shared + sums_bytes(a, k_warps, ranges.n);
   auto* weight = a.norm_weight ? reinterpret_cast<float*>(memory) : nullptr;
@@ -139,36 +141,35 @@ __global__ void __launch_bounds__(kReadyThreads, 2)
     const float* row = a.x + static_cast<std::int64_t>(m) * a.K;
     float square = 0;
     for (int i = threadIdx.x / 4; i < grid.n_groups; i += kReadyThreads / 4)
-      square += make_ready<F, 1>(row, weight, a.K, x, m, i);
+      square += make_ready<F, XForm::kBytes, 1>(row, weight, a.K, x, m, i);
     if (weight) x.keep_squares(m, square);
   }
   __syncthreads();
   if (!has_tile) return;
 
-  const LaneX<F, 1> rows_of_x(x, a.M);
+  using X = Operand<F, XForm::kBytes>;
+  const LaneX<F, XForm::kBytes> rows_of_x(x, a.M);
 
-  float y[1][1][2] = {};
+  float y[1][X::sums] = {};
   int turn = 0;
   const auto end_range = [&](int range) {
-    sums[turn * of_turn + range * kRangeSums + lane] =
-        make_float2(y[0][0][0], y[0][0][1]);
-    y[0][0][0] = y[0][0][1] = 0;
+    if (t < kRowsInBlock)
+      *reinterpret_cast<float2*>(sums + turn * of_turn + range * kRangeSums +
+                                 (r * kRowsInBlock + t) * 2) = packed(y[0]);
+#pragma unroll
+    for (float& v : y[0]) v = 0;
   };
-  // A result is ended by eight lanes, a range a lane; the sums of ranges are added in
-  // pairs, and those in pairs.
-  constexpr int kLanes = 8;
-  const int mine = thread % kLanes;
-  const auto of_ranges = [&](float v) {
-    v += __shfl_xor_sync(~0u, v, 1);
-    v += __shfl_xor_sync(~0u, v, 2);
-    return v + __shfl_xor_sync(~0u, v, 4);
-  };
-  // The residual of a thread's first result is read before the sums are.
+  // A tile's results, a lane each, are ended by one of its warps, by each in turn: what
+  // that takes the others do not wait for.
+  static_assert(kTileRows * kRowsInBlock == 32);
+  const int of_tile = lane % kTileRows, m = lane / kTileRows;
+  const float factor = a.norm_weight ? x.norm_factor(a, min(m, a.M - 1)) : 1.0f;
+  int ends = 0;  // the warp whose turn it is
   float residual = 0;
   const auto read_residual = [&](const Place& p) {
     const FewRowsProduct& product = a.products[p.which];
-    const int i = thread / kLanes, row = p.row + i % kTileRows, m = i / kTileRows;
-    if (product.residual && mine == 0 && m < a.M && row < product.N)
+    const int row = p.row + of_tile;
+    if (product.residual && k_warp == ends && m < a.M && row < product.N)
       residual = product.residual[static_cast<std::int64_t>(m) * product.N + row];
   };
   // Ends a tile, or both of a pair whose first waits for its second.
@@ -177,34 +178,26 @@ __global__ void __launch_bounds__(kReadyThreads, 2)
     turn = (turn + 1) % turns;
     if (a.glu && p.which == 0) return;
     wait_for_group();  // by which the reads of the turn before are over, too
+    const bool is_mine = k_warp == ends;
+    ends = (ends + 1) % k_warps;
     const FewRowsProduct& product = a.products[p.which];
-    const int n_results = kTileRows * a.M;
-    for (int first = 0; first < n_results; first += group_threads / kLanes) {
-      const int i = first + thread / kLanes;
-      const int of_tile = i % kTileRows, m = i / kTileRows, row = p.row + of_tile;
-      const bool is = i < n_results && row < product.N;
-      const auto total = [&](int of, const FewRowsProduct& from) {
-        float v = 0;
-        if (is && mine < ranges.n) {
-          const float2 both =
-              sums[of * of_turn + mine * kRangeSums + of_tile % 8 * 4 + m];
-          v = of_tile < 8 ? both.x : both.y;
-        }
-        float sum = of_ranges(v);
-        if (a.norm_weight) {
-          const float square = of_ranges(is ? x.squares[m * kReadyWarps + mine] : 1.0f);
-          sum *= rsqrtf(square / static_cast<float>(a.K) + a.norm_eps);
-        }
-        if (is && from.bias) sum += float_at(from.bias, row, from.bias_type);
-        return sum;
-      };
-      float sum = total(at_turn, product);
-      if (a.glu) sum *= gate_value(a.gate, total(at_turn - 1, a.products[0]));
-      if (!is || mine != 0) continue;
-      const std::int64_t to = static_cast<std::int64_t>(m) * product.N + row;
-      if (product.residual) sum += first == 0 ? residual : product.residual[to];
-      product.y[to] = sum;
-    }
+    const int row = p.row + of_tile;
+    if (!is_mine || m >= a.M || row >= product.N) return;
+    const auto total = [&](int of, const FewRowsProduct& from) {
+      const float* at =
+          sums + of * of_turn + (of_tile % 8 * kRowsInBlock + m) * 2 + of_tile / 8;
+      float v[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] = i < ranges.n ? at[i * kRangeSums] : 0.0f;
+      float sum = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+      if (a.norm_weight) sum *= factor;
+      if (from.bias) sum += float_at(from.bias, row, from.bias_type);
+      return sum;
+    };
+    float sum = total(at_turn, product);
+    if (a.glu) sum *= gate_value(a.gate, total(at_turn - 1, a.products[0]));
+    if (product.residual) sum += residual;
+    product.y[static_cast<std::int64_t>(m) * product.N + row] = sum;
   };
 
   read_residual(place_of(here));
@@ -224,7 +217,7 @@ __global__ void __launch_bounds__(kReadyThreads, 2)
   // registers, those of the other come.
   int step = first_step, range = first_range, left = ranges.length;
   const auto one_step = [&](Step<F, false>& now) {
-    add_step<F>(y, now, step, at, a.scale_type, a.K, rows_of_x);
+    add_step<X>(y, now, step, at, a.scale_type, a.K, rows_of_x);
     load_next(now);
     const bool ends = ++step == end_step;
     if (--left == 0 || ends) {
@@ -281,23 +274,16 @@ void start_affine_rows(FewRowsArgs args, int n_groups, const Launcher& launch) {
 
 template <class F>
 void affine_rows_of(const FewRowsArgs& args, const Launcher& launch) {
-  int n_groups = (args.K + F::step - 1) / F::step * F::groups;
+  const int n_groups = (args.K + F::step - 1) / F::step * F::groups;
   const bool wide = args.scale_type == FloatType::kF32;
   // Each block may make a row or two ready for itself, in half of its memory.
-  if (!wide && !args.exact && args.M <= 2 &&
+  if (!wide && !args.exact && args.M <= kRowsInBlock &&
       bytes_in_block(args, n_groups, F::group) <= std::size_t(shared_limit()) / 2)
     return start_affine_rows<F>(args, n_groups, launch);
-  const auto problem = PartsProblem::of<F>(args);
-  FewRowsArgs copy = args;
-  auto* arrived = reinterpret_cast<std::int32_t*>(static_cast<char*>(args.scratch) +
-                                                  PartsScratch(problem).arrived);
-  int n_tiles = problem.n_tiles;
-  void* arguments[] = {&copy, &n_groups, &arrived, &n_tiles};
-  const auto blocks =
-      static_cast<unsigned>((4 * n_groups + kReadyThreads - 1) / kReadyThreads);
-  launch(reinterpret_cast<const void*>(&ready_rows<F>),
-         {blocks, static_cast<unsigned>(args.M), 1, kReadyThreads}, arguments);
-  affine_parts_of<F>(args, launch);
+  if (PartsProblem::of(args, F::bits, F::group).form() == XForm::kBytes)
+    affine_parts_of<F, XForm::kBytes>(args, launch);
+  else
+    affine_parts_of<F, XForm::kHalves>(args, launch);
 }
 
 template <int bits>

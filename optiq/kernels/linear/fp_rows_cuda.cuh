@@ -182,8 +182,7 @@ __global__ void __launch_bounds__(kWarps * 32, tiles == 4 ? 1 : 2)
       float scale[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h)
-        scale[h] =
-            step.scale(a.scale_type, a.K, step.scales[h], at.scales(h), begin, g);
+        scale[h] = step.scales.scale(a.scale_type, a.K, at, h, begin, g);
 #pragma unroll
       for (int n = 0; n < tiles; ++n)
 #pragma unroll

@@ -10,6 +10,9 @@ namespace optiq::kernels::cuda {
 /// Rows of x that one launch takes.
 inline constexpr int kMostRows = 32;
 
+/// Rows beyond which x is in half precision: its conversion costs more than the codes'.
+inline constexpr int kMostByteRows = 8;
+
 /// True for every quantized format; dense matrices are cuBLAS's.
 bool has_linear(const MatrixView& w);
 
@@ -31,11 +34,12 @@ std::size_t scratch_bytes(const InputRowsView& input, std::span<const Product> p
                           bool glu, Activation activation);
 
 /// y = x W^T + bias + residual for each product of one x, all pointers of the device. A
-/// row's result depends neither on the other rows nor on the grid.
+/// row's result depends neither on the other rows nor on the grid, but for their form.
 ///
-/// Affine codes meet x as whole numbers, exactly (ready_rows.cuh): kExact keeps 30 bits
-/// of each value of x under its group's largest, kInt8 15. The small float formats meet
-/// it in half precision: 22 bits and 11.
+/// Affine codes meet up to kMostByteRows rows of x as whole numbers, exactly
+/// (ready_rows.cuh): kExact keeps 30 bits of each value of x under its group's largest,
+/// kInt8 15. More rows of kInt8 meet them in half precision, 11 bits, unless scales are
+/// float32; so do all rows those of the small float formats, 22 bits for kExact.
 ///
 /// Shapes    x [M, K]; W [N, K]; y [M, N]
 /// Requires  has_linear(each w), joins_norm_and_gate where there is a norm; K a

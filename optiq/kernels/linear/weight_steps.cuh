@@ -7,22 +7,22 @@
 
 namespace optiq::kernels::cuda {
 
-// Where a lane's rows lie: one and every eighth behind it, of those that are there; the
-// last again for those that are not.
+// Where a lane's two rows lie: one and the eighth behind it, or the last where they are
+// not there.
 template <class F>
 struct LaneRows {
   static constexpr int scale_size = F::affine ? 2 : 1;  // but of float32
   const std::uint8_t* codes_;
   const std::uint8_t* scales_;
   const std::uint8_t* biases_;
-  int behind;  // rows behind the first
-  unsigned row_bytes, row_scale_bytes;
+  unsigned second_codes, second_scales;  // from the first row to the second, bytes
 
-  __device__ LaneRows(const FewRowsProduct& product, int row, unsigned bytes,
-                      unsigned scale_bytes)
-      : row_bytes(bytes), row_scale_bytes(scale_bytes) {
+  __device__ LaneRows(const FewRowsProduct& product, int row, unsigned row_bytes,
+                      unsigned scale_bytes) {
     row = min(row, product.N - 1);
-    behind = product.N - 1 - row;
+    const unsigned second = min(8, product.N - 1 - row);
+    second_codes = second * row_bytes;
+    second_scales = second * scale_bytes;
     const auto first = static_cast<std::uint64_t>(row);
     codes_ = product.w + first * row_bytes;
     scales_ = static_cast<const std::uint8_t*>(product.scales) + first * scale_bytes;
@@ -30,76 +30,66 @@ struct LaneRows {
   }
 
   __device__ const std::uint8_t* codes(int h) const {
-    return codes_ + min(8 * h, behind) * row_bytes;
+    return codes_ + h * second_codes;
   }
   __device__ const std::uint8_t* scales(int h) const {
-    return scales_ + min(8 * h, behind) * row_scale_bytes;
+    return scales_ + h * second_scales;
   }
   __device__ const std::uint8_t* biases(int h) const {
-    return biases_ + min(8 * h, behind) * row_scale_bytes;
+    return biases_ + h * second_scales;
   }
 };
 
-// What a warp has read of its rows for one step. Behind the end of a row it reads the
-// row's first group again, which meets zeros of x.
-template <class F, bool wide, int n_rows = 2>
-struct Step {
-  static constexpr int scale_bytes = F::groups * (F::affine ? 2 : 1);
-  static constexpr int scale_words = (scale_bytes + 3) / 4;
-  std::uint32_t codes[F::groups][n_rows][F::words];
-  std::uint32_t scales[n_rows][scale_words],
-      biases[n_rows][F::affine ? scale_words : 1];
+/// The scales of a step of a lane's two rows, or none that are kept: `wide` ones,
+/// float32, are read at their use.
+template <class F, bool wide>
+struct StepScales {
+  static constexpr int bytes = F::groups * (F::affine ? 2 : 1);
+  static constexpr int words = (bytes + 3) / 4;
+  std::uint32_t scales[2][words], biases[2][F::affine ? words : 1];
 
-  __device__ void load(int K, const LaneRows<F>& rows, int t, int begin) {
-    const auto from = static_cast<unsigned>(begin);
-    // Rows of whole steps lie at places for wide loads.
-    const bool whole = K % F::step == 0;
+  __device__ void load(int K, const LaneRows<F>& rows, int begin) {
+    if constexpr (wide) return;
+    const unsigned first = static_cast<unsigned>(begin) / F::group;
 #pragma unroll
-    for (int h = 0; h < n_rows; ++h) {
-      if (whole) {
-        const std::uint8_t* at = rows.codes(h) + from / 8 * F::bits;
-#pragma unroll
-        for (int g = 0; g < F::groups; ++g)
-          load_quarter<F>(at + g * (F::group / 8 * F::bits), t, codes[g][h]);
-        if constexpr (wide) continue;  // at their use
-        const unsigned first = from / F::group * LaneRows<F>::scale_size;
-        load_scales(rows.scales(h) + first, scales[h]);
-        if constexpr (F::affine) load_scales(rows.biases(h) + first, biases[h]);
+    for (int h = 0; h < 2; ++h) {
+      if (K % F::step == 0) {
+        // Rows of whole steps lie at places for wide loads.
+        load_words(rows.scales(h) + first * LaneRows<F>::scale_size, scales[h]);
+        if constexpr (F::affine)
+          load_words(rows.biases(h) + first * LaneRows<F>::scale_size, biases[h]);
       } else {
 #pragma unroll
         for (int g = 0; g < F::groups; ++g) {
-          const unsigned k = begin + g * F::group < K ? from + g * F::group : 0;
-          load_quarter<F>(rows.codes(h) + k / 8 * F::bits, t, codes[g][h]);
-          if constexpr (wide) continue;
-          pick_scale(rows.scales(h), k / F::group, g, scales[h]);
-          if constexpr (F::affine)
-            pick_scale(rows.biases(h), k / F::group, g, biases[h]);
+          if (begin + g * F::group >= K) break;
+          pick_scale(rows.scales(h), first + g, g, scales[h]);
+          if constexpr (F::affine) pick_scale(rows.biases(h), first + g, g, biases[h]);
         }
       }
     }
   }
 
-  __device__ static void load_scales(const std::uint8_t* at,
-                                     std::uint32_t (&to)[scale_words]) {
-    if constexpr (scale_bytes >= 16) {
+  __device__ static void load_words(const std::uint8_t* at,
+                                    std::uint32_t (&to)[words]) {
+    if constexpr (bytes >= 16) {
 #pragma unroll
-      for (int i = 0; i < scale_words; i += 4) {
+      for (int i = 0; i < words; i += 4) {
         const uint4 v = __ldg(reinterpret_cast<const uint4*>(at) + i / 4);
         to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
       }
-    } else if constexpr (scale_bytes == 8) {
+    } else if constexpr (bytes == 8) {
       const uint2 v = __ldg(reinterpret_cast<const uint2*>(at));
       to[0] = v.x, to[1] = v.y;
-    } else if constexpr (scale_bytes == 4) {
+    } else if constexpr (bytes == 4) {
       to[0] = __ldg(reinterpret_cast<const std::uint32_t*>(at));
     } else {
-      static_assert(scale_bytes == 2);
+      static_assert(bytes == 2);
       to[0] = __ldg(reinterpret_cast<const std::uint16_t*>(at));
     }
   }
 
   __device__ static void pick_scale(const std::uint8_t* row, int group, int g,
-                                    std::uint32_t (&to)[scale_words]) {
+                                    std::uint32_t (&to)[words]) {
     constexpr int size = LaneRows<F>::scale_size;
     const std::uint32_t bits =
         size == 2 ? static_cast<std::uint32_t>(
@@ -110,18 +100,28 @@ struct Step {
     word = (shift == 0 ? 0 : word) | bits << shift;
   }
 
+  __device__ float scale(FloatType type, int K, const LaneRows<F>& rows, int h,
+                         int begin, int g) const {
+    return value(type, K, scales[h], rows.scales(h), begin, g);
+  }
+  __device__ float bias(FloatType type, int K, const LaneRows<F>& rows, int h,
+                        int begin, int g) const {
+    return value(type, K, biases[h], rows.biases(h), begin, g);
+  }
+
+ private:
   /// `type` is of affine scales.
-  __device__ float scale(FloatType type, int K, const std::uint32_t* words,
-                         const std::uint8_t* row, int from, int g) const {
+  __device__ static float value(FloatType type, int K, const std::uint32_t* words,
+                                const std::uint8_t* row, int begin, int g) {
     if constexpr (F::affine) {
       if constexpr (wide) {
-        const int k = from + g * F::group < K ? from + g * F::group : 0;
+        const int k = begin + g * F::group < K ? begin + g * F::group : 0;
         return reinterpret_cast<const float*>(row)[k / F::group];
       }
       const std::uint32_t bits = words[g / 2] >> (16 * (g % 2)) & 0xffff;
-      return type == FloatType::kBF16
-                 ? __uint_as_float(bits << 16)
-                 : __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+      return selected(
+          type == FloatType::kBF16, __uint_as_float(bits << 16),
+          __half2float(__ushort_as_half(static_cast<unsigned short>(bits))));
     } else {
       const std::uint32_t code = words[g / 4] >> (8 * (g % 4)) & 0xff;
       if constexpr (F::mode == QuantMode::kNvfp4) {
@@ -132,6 +132,28 @@ struct Step {
         return code == 0 ? 0x1p-127f : __uint_as_float(code << 23);
       }
     }
+  }
+};
+
+/// What a warp has read of its rows for one step. Behind the end of a row it keeps what
+/// it had, which meets zeros of x.
+template <class F, bool wide>
+struct Step {
+  std::uint32_t codes[F::groups][2][F::words] = {};
+  StepScales<F, wide> scales{};
+
+  __device__ void load_group(int K, const LaneRows<F>& rows, int t, int begin, int g) {
+    if (begin + g * F::group >= K) return;
+    const unsigned at = static_cast<unsigned>(begin) / 8 * F::bits;
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+      load_quarter<F>(rows.codes(h) + at + g * (F::group / 8 * F::bits), t,
+                      codes[g][h]);
+  }
+  __device__ void load(int K, const LaneRows<F>& rows, int t, int begin) {
+#pragma unroll
+    for (int g = 0; g < F::groups; ++g) load_group(K, rows, t, begin, g);
+    scales.load(K, rows, begin);
   }
 };
 
