@@ -95,7 +95,10 @@ class Golden : public ::testing::TestWithParam<Fixture> {
  protected:
   void SetUp() override {
     const char* device = std::getenv("OPTIQ_GOLDEN_DEVICE");
-    if (device && std::string(device) == "gpu") mx::set_default_device(mx::Device::gpu);
+    if (device && std::string(device) == "gpu") {
+      setenv("MLX_ENABLE_TF32", "0", /*replace=*/0);  // as --device gpu does
+      mx::set_default_device(mx::Device::gpu);
+    }
     tensors_ = mx::load_safetensors((GetParam().golden / "golden.safetensors").string(),
                                     mx::Device::cpu)
                    .first;

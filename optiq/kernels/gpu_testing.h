@@ -2,6 +2,7 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <optional>
 #include <vector>
 
@@ -54,6 +55,7 @@ class OnGpu : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!mx::is_available(mx::Device(mx::Device::gpu))) GTEST_SKIP() << "no GPU";
+    setenv("MLX_ENABLE_TF32", "0", /*replace=*/0);  // as --device gpu does
     mx::set_default_device(mx::Device::cpu);
   }
 };
