@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(32 * parts_warps(X_::form), parts_blocks(X_::f
   LaneRows<F> at = rows_of_lane(here < p.n_turns ? here : 0);
   const auto load_next = [&](Step<F, wide>& step) {
     if (coming >= p.n_turns) return;
-    step.load(a.K, at, t, coming_step * F::step);
+    step.template load<!X::bytes>(a.K, at, t, coming_step * F::step);
     if (++coming_step < end_step) return;
     coming_step = first_step;
     coming = after(coming);

@@ -142,17 +142,25 @@ struct Step {
   std::uint32_t codes[F::groups][2][F::words] = {};
   StepScales<F, wide> scales{};
 
-  __device__ void load_group(int K, const LaneRows<F>& rows, int t, int begin, int g) {
-    if (begin + g * F::group >= K) return;
-    const unsigned at = static_cast<unsigned>(begin) / 8 * F::bits;
-#pragma unroll
-    for (int h = 0; h < 2; ++h)
-      load_quarter<F>(rows.codes(h) + at + g * (F::group / 8 * F::bits), t,
-                      codes[g][h]);
-  }
+  /// `parted`: each group's loads are behind a test of their own, which costs a little
+  /// and keeps fewer addresses in registers at once.
+  template <bool parted = false>
   __device__ void load(int K, const LaneRows<F>& rows, int t, int begin) {
+    const unsigned at = static_cast<unsigned>(begin) / 8 * F::bits;
+    const auto load_group = [&](int g) {
 #pragma unroll
-    for (int g = 0; g < F::groups; ++g) load_group(K, rows, t, begin, g);
+      for (int h = 0; h < 2; ++h)
+        load_quarter<F>(rows.codes(h) + at + g * (F::group / 8 * F::bits), t,
+                        codes[g][h]);
+    };
+    if (!parted && begin + F::step <= K) {
+#pragma unroll
+      for (int g = 0; g < F::groups; ++g) load_group(g);
+    } else {
+#pragma unroll
+      for (int g = 0; g < F::groups; ++g)
+        if (begin + g * F::group < K) load_group(g);
+    }
     scales.load(K, rows, begin);
   }
 };
