@@ -342,17 +342,17 @@ template <class F, XForm form>
 void affine_parts_of(FewRowsArgs args, const Launcher& launch) {
   using X = Operand<F, form>;
   const auto problem = PartsProblem::of(args, F::bits, F::group);
-  const int tiles = tiles_at_once(problem);
+  const PartsLayout layout(problem);
+  const int tiles = layout.tiles;
   AffineParts parts{};
-  parts.plan = plan_parts(problem, tiles);
+  parts.plan = layout.plan;
   if (parts.plan.parts == 0)
     throw std::runtime_error("expected shared memory for eight rows of x, found less");
-  const PartsScratch places(problem);
   char* const scratch = static_cast<char*>(args.scratch);
   parts.n_turns = problem.n_tiles * (args.glu ? 2 : 1);
   parts.n_groups = problem.n_groups();
-  parts.arrived = reinterpret_cast<std::int32_t*>(scratch + places.arrived);
-  parts.sums = scratch + places.sums;
+  parts.arrived = reinterpret_cast<std::int32_t*>(scratch + layout.arrived);
+  parts.sums = scratch + layout.sums;
   int n_zeros = problem.n_tiles;
   void* arguments[] = {&args, &parts.n_groups, &parts.arrived, &n_zeros};
   const int blocks = (4 * parts.n_groups + kReadyThreads - 1) / kReadyThreads;

@@ -93,7 +93,7 @@ std::size_t bytes_of_launch(int rows, int K, std::span<const Product> products,
     args.scale_type = products[0].w.type;
     for (const Product& product : products)
       args.products[args.n_products++].N = product.w.N;
-    return PartsScratch(PartsProblem::of(args, spec.bits, spec.group_size)).bytes;
+    return PartsLayout(PartsProblem::of(args, spec.bits, spec.group_size)).bytes;
   }
   const int parts = activation == Activation::kExact ? 2 : 1;
   constexpr int kSmallestGroup = 16, kLargestStep = 256;

@@ -112,23 +112,21 @@ inline PartsPlan plan_parts(const PartsProblem& p, int tiles) {
   return best;
 }
 
-/// Tiles of X that a launch takes at once: those of all rows, or what kernels are made
-/// for and shared memory has room for. One by scales of float32, which are rare.
-inline int tiles_at_once(const PartsProblem& p) {
-  const bool bytes = p.form() == XForm::kBytes;
-  int tiles = bytes ? (p.wide || p.x_rows <= 4 ? 1 : 2) : (p.x_rows <= 16 ? 2 : 4);
-  while (tiles > (bytes ? 1 : 2) && plan_parts(p, tiles).parts == 0) tiles /= 2;
-  return tiles;
-}
+/// How a call goes: tiles of X that a launch takes at once (those of all rows, or what
+/// kernels are made for and shared memory has room for; one by scales of float32, which
+/// are rare), their plan, and scratch: X as it is read, how many parts of each tile are
+/// done, their sums.
+struct PartsLayout {
+  int tiles;
+  PartsPlan plan;
+  std::size_t arrived, sums, bytes;  // places in scratch, and its size
 
-/// A launch's scratch: X as it is read, how many parts of each tile are done, their
-/// sums.
-struct PartsScratch {
-  std::size_t arrived, sums, bytes;
-
-  explicit PartsScratch(const PartsProblem& p) {
-    const int tiles = tiles_at_once(p);
-    const PartsPlan plan = plan_parts(p, tiles);
+  explicit PartsLayout(const PartsProblem& p) {
+    const bool by_bytes = p.form() == XForm::kBytes;
+    const int fewest = by_bytes ? 1 : 2;
+    tiles = by_bytes ? (p.wide || p.x_rows <= 4 ? 1 : 2) : (p.x_rows <= 16 ? 2 : 4);
+    for (plan = plan_parts(p, tiles); plan.parts == 0 && tiles > fewest;)
+      plan = plan_parts(p, tiles /= 2);
     const auto rounded = [](std::size_t n) { return (n + 15) / 16 * 16; };
     arrived = rounded(ReadyX::size(p.x_rows, p.n_groups(), p.group));
     sums = rounded(arrived + p.n_tiles * sizeof(std::int32_t));
