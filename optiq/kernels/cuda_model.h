@@ -220,7 +220,6 @@ inline unsigned __ballot_sync(unsigned mask, bool is) {
 }
 inline int atomicAdd(int* to, int v) { return std::exchange(*to, *to + v); }
 inline void __threadfence() {}
-inline int __ffs(int v) { return v == 0 ? 0 : std::countr_zero(unsigned(v)) + 1; }
 inline int __popc(unsigned v) { return std::popcount(v); }
 template <class T>
 T __ldcs(const T* p) {
@@ -298,7 +297,6 @@ inline const char* cudaGetErrorString(cudaError_t) { return ""; }
 namespace optiq::kernels::cuda {
 
 inline void wait_for_inputs() {}
-
 inline char* dynamic_shared() { return cuda_model::block().shared; }
 inline void wait_for_threads(int barrier, int count) {
   cuda_model::wait(1, static_cast<unsigned>(barrier), count);

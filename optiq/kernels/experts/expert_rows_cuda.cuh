@@ -16,7 +16,7 @@ namespace optiq::kernels::cuda {
 
 inline constexpr int kExpertWarps = 4, kExpertThreads = 32 * kExpertWarps;
 inline constexpr int kExpertTileRows = 16;
-inline constexpr XForm kForm = XForm::kBytes;
+inline constexpr XForm kExpertForm = XForm::kBytes;
 inline constexpr int kRowsOfX = 4;  // of a tile of it
 inline constexpr int kMostRanges = 8;
 
@@ -104,15 +104,16 @@ __global__ void __launch_bounds__(kExpertThreads)
       const int of_x = memory.pairs[first + m] / a.pairs_of_row;
       const float* from = a.x + static_cast<std::int64_t>(of_x) * a.K;
       for (int i = threadIdx.x / 4; i < n_groups; i += kExpertThreads / 4)
-        a.exact ? make_ready<F, kForm, 2>(from, nullptr, a.K, x, 2 * m, i)
-                : make_ready<F, kForm, 1>(from, nullptr, a.K, x, m, i);
+        a.exact ? make_ready<F, kExpertForm, 2>(from, nullptr, a.K, x, 2 * m, i)
+                : make_ready<F, kExpertForm, 1>(from, nullptr, a.K, x, m, i);
     }
     __syncthreads();
-    const LaneX<F, kForm> of_pairs(x, n * parts);
+    const LaneX<F, kExpertForm> of_pairs(x, n * parts);
     float y[1][2] = {};
     int range = first_range, left = ranges.length, product = 0, step = first_step;
     const auto one_step = [&](Step<F, false>& now, int i) {
-      add_step<Operand<F, kForm>>(y, now, step, rows[0], a.scale_type, a.K, of_pairs);
+      add_step<Operand<F, kExpertForm>>(y, now, step, rows[0], a.scale_type, a.K,
+                                        of_pairs);
       load(now, i + 2);
       const bool ends = ++step == end_step;
       if (--left > 0 && !ends) return;

@@ -168,7 +168,6 @@ __global__ void __launch_bounds__(32 * parts_warps(X_::form), parts_blocks(X_::f
     if (coming < p.n_turns) at = rows_of_lane(coming);
   };
   // The weights, which no kernel writes, are under way while X comes.
-
   Step<F, wide> steps[steps_ahead];
 #pragma unroll
   for (Step<F, wide>& step : steps) load_next(step);

@@ -125,6 +125,7 @@ std::size_t scratch_bytes(const InputRowsView& input, std::span<const Product> p
   });
   return most;
 }
+
 void linear(const InputRowsView& input, std::span<const Product> products,
             Activation activation, void* scratch, const Launcher& launch) {
   each_launch(products, [&](std::span<const Product> together) {

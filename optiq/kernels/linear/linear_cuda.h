@@ -42,13 +42,12 @@ std::size_t scratch_bytes(const InputRowsView& input, std::span<const Product> p
 /// float32; so do all rows those of the small float formats, 22 bits for kExact.
 ///
 /// Shapes    x [M, K]; W [N, K]; y [M, N]
-/// Requires  has_linear(each w), joins_norm_and_gate where there is a norm; K a
-/// multiple
-///           of 4; scratch_bytes of scratch, 16 bytes aligned
+/// Requires  has_linear(each w), joins_norm_and_gate where there is a norm; K
+///           a multiple of 4; scratch_bytes of scratch, 16 bytes aligned
 /// Throws    std::runtime_error where the device has no shared memory for it; what
 ///           `launch` throws
-/// Cost      M <= kMostRows reads the weights once, bound by bytes; more rows go in
-///           pieces of so many.
+/// Cost      M <= kMostRows reads the weights once; more rows go in pieces of so many,
+///           of kExact and of float32 scales in pieces of four, of both together of two
 void linear(const InputRowsView& input, std::span<const Product> products,
             Activation activation, void* scratch, const Launcher& launch);
 

@@ -41,7 +41,7 @@ void launch(const void* symbol, const LaunchShape& shape, void** arguments) {
   }
   ASSERT_LE(shape.shared_bytes, sizeof(cuda_model::Block::shared));
   const bool in_blocks =
-      args.M <= 2 && !args.exact && args.scale_type != FloatType::kF32;
+      args.M <= cuda::kRowsInBlock && !args.exact && args.scale_type != FloatType::kF32;
   if (!in_blocks) {
     using Parts = void (*)(cuda::FewRowsArgs, cuda::AffineParts);
     const auto& parts = *static_cast<cuda::AffineParts*>(arguments[1]);

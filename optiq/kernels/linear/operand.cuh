@@ -17,6 +17,20 @@ enum class XForm { kBytes, kHalves };
 
 inline constexpr int kColumns = 8;
 
+/// Columns of a row of X.
+__host__ __device__ constexpr int columns_of(XForm form) {
+  return form == XForm::kBytes ? 2 : 1;
+}
+/// Rows of X in a tile.
+__host__ __device__ constexpr int rows_of_tile(XForm form) {
+  return kColumns / columns_of(form);
+}
+/// Sums of a lane and a tile: rows r and r + 8 of W by row t of X, of halves by rows 2
+/// t and 2 t + 1.
+__host__ __device__ constexpr int sums_of_tile(XForm form) {
+  return 4 / columns_of(form);
+}
+
 /// A group of X. Its columns are cut into the quarters of four lanes, those into pieces
 /// of up to sixteen bytes, and pieces of the four lie side by side.
 template <class F, XForm form_>
@@ -24,18 +38,14 @@ struct Operand {
   using Format = F;
   static constexpr XForm form = form_;
   static constexpr bool bytes = form == XForm::kBytes;
-  static constexpr int columns_of_row = bytes ? 2 : 1;
-  static constexpr int rows = kColumns / columns_of_row;  // of X in a tile
-  static constexpr int column_bytes = F::group * (bytes ? 1 : 2);
+  static constexpr int columns_of_row = columns_of(form), rows = rows_of_tile(form);
+  static constexpr int column_bytes = 2 * F::group / columns_of_row;
   static constexpr int row_bytes = columns_of_row * column_bytes;
   static constexpr int piece = std::min(16, column_bytes / 4);  // bytes
   static constexpr int pieces = column_bytes / 4 / piece;
   static constexpr int words = piece / 4;
 
-  /// Sums of a lane and a tile: rows r and r + 8 of W by row t of X, of halves by rows
-  /// 2 t and 2 t + 1.
-  static constexpr int sums = bytes ? 2 : 4;
-  static constexpr int rows_of_lane = sums / 2;
+  static constexpr int sums = sums_of_tile(form), rows_of_lane = sums / 2;
   using Sum = std::conditional_t<bytes, int, float>;
 
   /// Where piece p of a quarter lies in its column.

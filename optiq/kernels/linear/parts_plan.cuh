@@ -67,8 +67,6 @@ struct PartsProblem {
   XForm form() const {
     return wide || exact || x_rows <= kMostByteRows ? XForm::kBytes : XForm::kHalves;
   }
-  int rows_of_tile() const { return form() == XForm::kBytes ? 4 : 8; }
-  int sums_of_tile() const { return form() == XForm::kBytes ? 2 : 4; }
   int n_groups() const { return (K + step - 1) / step * (step / group); }
 };
 
@@ -85,9 +83,10 @@ inline PartsPlan plan_parts(const PartsProblem& p, int tiles) {
     plan.parts = (ranges.n + of_part - 1) / of_part;
     plan.n_tiles = p.n_tiles;
     const int steps = std::min(ranges.steps, of_part * ranges.length);
-    const int groups = steps * (p.step / p.group), rows = p.rows_of_tile() * tiles;
+    const int groups = steps * (p.step / p.group),
+              rows = rows_of_tile(p.form()) * tiles;
     const std::size_t waiting =
-        sizeof(float) * p.sums_of_tile() * tiles * 32 * warps * plan.levels();
+        sizeof(float) * sums_of_tile(p.form()) * tiles * 32 * warps * plan.levels();
 
     plan.shared_bytes = parts_memory_before_sums(rows, groups) + waiting +
 
@@ -131,7 +130,7 @@ struct PartsLayout {
     arrived = rounded(ReadyX::size(p.x_rows, p.n_groups(), p.group));
     sums = rounded(arrived + p.n_tiles * sizeof(std::int32_t));
     bytes = sums + std::size_t(p.n_tiles) * (p.glu ? 2 : 1) * plan.parts * tiles * 32 *
-                       p.sums_of_tile() * sizeof(float);
+                       sums_of_tile(p.form()) * sizeof(float);
   }
 };
 
