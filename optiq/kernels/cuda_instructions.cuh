@@ -82,6 +82,14 @@ __device__ inline void load_matrices(const void* row, std::uint32_t (&to)[4]) {
                : "memory");
 }
 
+/// A matrix of 8 by 8 halves, of which lane 4 r + t has the two of row r from column 2
+/// t on: afterwards those of its transpose.
+__device__ inline std::uint32_t transposed(std::uint32_t v) {
+  std::uint32_t to;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(to) : "r"(v));
+  return to;
+}
+
 /// (v & mask) | base in one instruction: the compiler takes two for constants.
 template <std::uint32_t mask>
 __device__ inline std::uint32_t masked_onto(std::uint32_t v, std::uint32_t base) {

@@ -203,8 +203,7 @@ __device__ void Warp<D>::score(const KvSide& side, const std::byte* head, int to
 template <int D>
 __device__ void Warp<D>::order_weights() {
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(p[i]));
+  for (int i = 0; i < 4; ++i) p[i] = transposed(p[i]);
   // Now tokens 8 i + 2 t and the next: four words by four lanes, transposed.
   const auto exchange = [&](int i, int j, int lanes) {
     const std::uint32_t got = __shfl_xor_sync(~0u, t & lanes ? p[i] : p[j], lanes);
@@ -295,7 +294,7 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128  ? 2
   wait_for_inputs();
   const PagedRows s = a.batch.sequences[blockIdx.z];
   const int tile = blockIdx.y / a.n_kv_heads, head = blockIdx.y % a.n_kv_heads;
-  const int rows = s.tokens * (a.n_heads / a.n_kv_heads), first = tile * kRows;
+  const int rows = s.tokens * a.group, first = tile * kRows;
   if (s.tokens > kFewTokens || first >= rows) return;
   const int last = min(first + kRows, rows) - 1;
   const int chunk = chunk_keys(a, s.cached + s.tokens), which = blockIdx.x;
@@ -441,7 +440,7 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128  ? 2
     to[row * (D + 2) + D + 1] = all;
   }
   static_assert(kRows * D >= D + 32);
-  finish_if_last<kWarps>(a, s, blockIdx.z, tile, head, first, last, &parts[0][0][0]);
+  finish_if_last<kWarps, D>(a, s, blockIdx.z, tile, head, first, last, &parts[0][0][0]);
 }
 
 // Of each warp's queue: two where so much leaves room for a second block.

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
   const PagedRows s = a.batch.sequences[blockIdx.z];
   const int token = blockIdx.y / a.n_kv_heads, head = blockIdx.y % a.n_kv_heads;
   if (token >= s.tokens) return;
-  const int D = a.head_dim, group = a.n_heads / a.n_kv_heads;
+  const int D = a.head_dim, group = a.group;
   const int chunk = chunk_keys(a, s.cached + s.tokens), first = token * group;
   const KeyRange met = keys_of(a, s, first, first + group - 1);
   const int begin = max(met.begin, static_cast<int>(blockIdx.x) * chunk);
@@ -112,13 +112,12 @@ __global__ void __launch_bounds__(kThreads)
 void attend_exact(const AttendArgs& args, const Launcher& launch) {
   AttendArgs copy = args;
   void* arguments[] = {&copy};
-  launch_shared(
-      reinterpret_cast<const void*>(&attend_exact_rows),
-      {static_cast<unsigned>(args.most_chunks),
-       static_cast<unsigned>(args.most_tiles * args.n_kv_heads),
-       static_cast<unsigned>(args.batch.n_sequences), kThreads,
-       shared_floats(args.n_heads / args.n_kv_heads, args.head_dim) * sizeof(float)},
-      arguments, launch);
+  launch_shared(reinterpret_cast<const void*>(&attend_exact_rows),
+                {static_cast<unsigned>(args.most_chunks),
+                 static_cast<unsigned>(args.most_tiles * args.n_kv_heads),
+                 static_cast<unsigned>(args.batch.n_sequences), kThreads,
+                 shared_floats(args.group, args.head_dim) * sizeof(float)},
+                arguments, launch);
 }
 
 }  // namespace optiq::kernels::cuda

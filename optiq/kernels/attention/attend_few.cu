@@ -1,6 +1,7 @@
-// Up to 16 rows of one kv head and a chunk of the context: decoding, where the pages'
-// bytes are the bound. A block decodes a page into shared memory; of the scores each of
-// its eight warps takes eight keys, of the sums an eighth of the channels.
+// Up to 16 rows of one kv head and a chunk of the context, over pages of different
+// kinds (attend_float and attend_coded take those of one). A block decodes a page into
+// shared memory; of the scores each of its eight warps takes eight keys, of the sums an
+// eighth of the channels.
 #include <algorithm>
 
 #include "optiq/kernels/attention/finish_cuda.cuh"
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 2 : 3)
   wait_for_inputs();
   const PagedRows s = a.batch.sequences[blockIdx.z];
   const int tile = blockIdx.y / a.n_kv_heads, head = blockIdx.y % a.n_kv_heads;
-  const int rows = s.tokens * (a.n_heads / a.n_kv_heads), first = tile * kRows;
+  const int rows = s.tokens * a.group, first = tile * kRows;
   if (s.tokens > kFewTokens || first >= rows) return;
   const int last = min(first + kRows, rows) - 1,
             chunk = chunk_keys(a, s.cached + s.tokens);
@@ -178,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 2 : 3)
     __syncthreads();
     for (int row = warp; row < count; row += kWarps) {
       const RowPlace place = place_of(a, s, head, first + row);
-      leave(a, place.row, place.head, all + row * D, lane);
+      leave(a, place.row, place.head, D, all + row * D, lane);
     }
     return;
   }
@@ -198,8 +199,8 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 2 : 3)
     *reinterpret_cast<float2*>(to + row * (D + 2) + channel) = v;
   });
   static_assert(sizeof(shared.keys) >= kWarps * (D + 32) * sizeof(float));
-  finish_if_last<kWarps>(a, s, blockIdx.z, tile, head, first, last,
-                         reinterpret_cast<float*>(shared.keys));
+  finish_if_last<kWarps, D>(a, s, blockIdx.z, tile, head, first, last,
+                            reinterpret_cast<float*>(shared.keys));
 }
 
 template <int D>

@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<D>)
   wait_for_inputs();
   const PagedRows s = a.batch.sequences[blockIdx.z];
   const int tile = gridDim.x - 1 - blockIdx.x, head = blockIdx.y;
-  const int rows = s.tokens * (a.n_heads / a.n_kv_heads), first = tile * kRows;
+  const int rows = s.tokens * a.group, first = tile * kRows;
   if (s.tokens <= kFewTokens || first >= rows) return;
   const int last = min(first + kRows, rows) - 1;
   const KeyRange met = keys_of(a, s, first, last);
@@ -160,7 +160,7 @@ void start(const AttendArgs& args, int most_tokens, const Launcher& launch) {
   AttendArgs copy = args;
   copy.stages = stages_of<D>(args.form);
   void* arguments[] = {&copy};
-  const int rows = most_tokens * (args.n_heads / args.n_kv_heads);
+  const int rows = most_tokens * args.group;
   launch_shared(
       reinterpret_cast<const void*>(&attend_many_rows<D>),
       {static_cast<unsigned>((rows + kRows - 1) / kRows),

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "optiq/kernels/attention/attention.h"
 #include "optiq/kernels/attention/attention_cuda.cuh"
 #include "optiq/kernels/attention/finish_cuda.cuh"
 #include "optiq/kernels/cuda_device.cuh"
@@ -12,14 +13,33 @@ namespace optiq::kernels::cuda {
 namespace {
 
 struct Plan {
-  bool exact, by_warps;
+  Way way;
   int tile_rows, most_tiles, most_chunks;
   // The last of a tile's blocks ends its rows: chunks are few, and so is what is left.
   bool ends_in_block;
+  // Queries, keys and values are brought in by a kernel, not by attend_float's blocks.
+  bool enters;
+
+  bool exact() const { return way == Way::kExact; }
 };
 
 // Chunks that warps of one block put together as fast as blocks of their own.
 constexpr int kFewChunks = 8;
+
+// Counts of arrivals, zero but while a call runs; calls follow one another.
+constexpr int kMostTiles = 1 << 16;
+__device__ unsigned tile_arrivals[kMostTiles];
+
+unsigned* arrivals() {
+  static void* const at = [] {
+    void* symbol = nullptr;
+    const cudaError_t found = cudaGetSymbolAddress(&symbol, tile_arrivals);
+    if (found != cudaSuccess)
+      throw std::runtime_error(std::string("attention: ") + cudaGetErrorString(found));
+    return symbol;
+  }();
+  return static_cast<unsigned*>(at);
+}
 
 int ceil_div(int n, int by) { return (n + by - 1) / by; }
 
@@ -27,29 +47,44 @@ const KvLayout& layout_of(const PageForm& form) {
   return form.float_pages > 0 ? form.float_layout : form.coded_layout;
 }
 
+Way way_of(const PagedAttentionArgs& args) {
+  if (args.activation == Activation::kExact || stages_of_few(args.form) == 0 ||
+      stages_of_many(args.form) == 0)
+    return Way::kExact;
+  return has_coded_pages(args.form)   ? Way::kCoded
+         : has_float_pages(args.form) ? Way::kFloat
+                                      : Way::kFew;
+}
+
 Plan plan_of(const PagedAttentionArgs& args) {
   const KvLayout& layout = layout_of(args.form);
   const int group = args.n_heads / layout.n_kv_heads;
-  const bool exact = args.activation == Activation::kExact ||
-                     stages_of_few(args.form) == 0 || stages_of_many(args.form) == 0;
-  const int few = args.most_tokens < kFewTokens ? args.most_tokens : kFewTokens;
+  const Way way = way_of(args);
   // A shorter sequence has shorter chunks, and not more of them than the longest can.
   int most_chunks = 1;
-  const bool by_warps = !exact && has_coded_pages(args.form);
   const auto count = [&](int keys) {
     if (keys <= args.most_keys)
-      most_chunks = std::max(most_chunks, ceil_div(keys, chunk_keys(by_warps, keys)));
+      most_chunks = std::max(most_chunks, ceil_div(keys, chunk_keys(way, keys)));
   };
   count(args.most_keys);
   for (const int keys : kChunkSteps) count(keys);
-  if (exact) return {true, false, group, args.most_tokens, most_chunks, false};
-  const int rows = few * group, of_tile = by_warps ? 8 : 16;
-  return {false,
-          by_warps,
+  if (way == Way::kFloat && args.most_keys > kChunkSteps[0])
+    most_chunks = std::max(most_chunks, kMostFloatChunks);
+
+  if (way == Way::kExact)
+    return {way, group, args.most_tokens, most_chunks, false, true};
+  const int rows = std::min(args.most_tokens, kFewTokens) * group;
+  const int of_tile = way == Way::kFew ? 16 : 8, most_tiles = ceil_div(rows, of_tile);
+  const bool counted =
+      std::int64_t{args.batch.n_sequences} * most_tiles * layout.n_kv_heads <=
+      kMostTiles;
+  return {way,
           std::min(rows, of_tile),
-          ceil_div(rows, of_tile),
+          most_tiles,
           most_chunks,
-          most_chunks <= kFewChunks && !args.some_many};
+          counted && !args.some_many &&
+              most_chunks <= (way == Way::kFloat ? kMostFloatChunks : kFewChunks),
+          way != Way::kFloat || args.some_many};
 }
 
 std::size_t query_bytes(const PagedAttentionArgs& args, bool exact) {
@@ -72,7 +107,7 @@ __global__ void __launch_bounds__(kFinishThreads)
   __shared__ float shares[32];
   wait_for_inputs();
   const AttendArgs& a = f.attend;
-  const int lane = threadIdx.x % 32, D = a.head_dim, group = a.n_heads / a.n_kv_heads;
+  const int lane = threadIdx.x % 32, D = a.head_dim, group = a.group;
   const std::int64_t at_row = blockIdx.x;
   const int head = blockIdx.y, kv_head = head / group;
   const int sequence = sequence_of(a.batch, blockIdx.x, lane);
@@ -82,14 +117,14 @@ __global__ void __launch_bounds__(kFinishThreads)
   const int tile = row / a.tile_rows, first = tile * a.tile_rows;
   const int last = min(first + a.tile_rows, s.tokens * group) - 1;
   if (f.exact || s.tokens <= kFewTokens) {
-    put_together<kFinishThreads>(a, s, {sequence, tile, first, row}, kv_head, last, y,
-                                 shares);
+    put_together<kFinishThreads, kMaxHeadDim / kFinishThreads>(
+        a, s, {sequence, tile, first, row}, kv_head, last, D, y, shares);
   } else {
     const float* from = a.y + (at_row * a.n_heads + head) * D;
     for (int i = threadIdx.x; i < D; i += kFinishThreads) y[i] = from[i];
     __syncthreads();
   }
-  if (threadIdx.x < 32) leave(a, at_row, head, y, lane);
+  if (threadIdx.x < 32) leave(a, at_row, head, D, y, lane);
 }
 
 }  // namespace
@@ -112,15 +147,13 @@ void launch_shared(const void* kernel, const LaunchShape& shape, void** argument
 
 std::size_t attention_scratch_bytes(const PagedAttentionArgs& args) {
   const Plan plan = plan_of(args);
-  const std::size_t queries = query_bytes(args, plan.exact);
-  if (!plan.exact && !args.some_few) return queries;
+  const std::size_t queries = plan.enters ? query_bytes(args, plan.exact()) : 0;
+  if (!plan.exact() && !args.some_few) return queries;
   const KvLayout& layout = layout_of(args.form);
   const std::size_t tiles = static_cast<std::size_t>(args.batch.n_sequences) *
                             plan.most_tiles * layout.n_kv_heads;
-  return queries +
-         tiles * plan.most_chunks * plan.tile_rows * (layout.head_dim + 2) *
-             sizeof(float) +
-         tiles * sizeof(int);
+  return queries + tiles * plan.most_chunks * plan.tile_rows * (layout.head_dim + 2) *
+                       sizeof(float);
 }
 
 void attention(const PagedAttentionArgs& args, void* scratch, const Launcher& launch) {
@@ -131,47 +164,48 @@ void attention(const PagedAttentionArgs& args, void* scratch, const Launcher& la
   EnteringHeads heads = args.heads;
   heads.n_heads = args.n_heads;
   heads.factor = args.scale * kLog2E;
-  heads.half = !plan.exact;
+  heads.half = !plan.exact();
   heads.queries = scratch;
-  auto* partial = reinterpret_cast<float*>(static_cast<char*>(scratch) +
-                                           query_bytes(args, plan.exact));
-  if (plan.ends_in_block) {
-    heads.n_zeros = args.batch.n_sequences * plan.most_tiles * layout.n_kv_heads;
-    heads.zeros = reinterpret_cast<int*>(
-        partial + static_cast<std::int64_t>(heads.n_zeros) * plan.most_chunks *
-                      plan.tile_rows * (layout.head_dim + 2));
-  }
-  enter_pages(args.form, args.batch, args.rows, heads, launch);
+  if (plan.enters) enter_pages(args.form, args.batch, args.rows, heads, launch);
+  auto* partial =
+      reinterpret_cast<float*>(static_cast<char*>(scratch) +
+                               (plan.enters ? query_bytes(args, plan.exact()) : 0));
   const AttendArgs attend{args.form,
                           args.batch,
                           scratch,
                           args.gate,
                           args.y,
                           partial,
-                          heads.zeros,
+                          plan.ends_in_block ? arrivals() : nullptr,
                           args.n_heads,
                           layout.n_kv_heads,
                           layout.head_dim,
+                          args.n_heads / layout.n_kv_heads,
                           args.window,
                           args.causal,
-                          plan.by_warps,
+                          plan.way,
                           plan.tile_rows,
                           plan.most_tiles,
                           plan.most_chunks,
                           0};
-  if (plan.exact) {
+  if (plan.exact()) {
     attend_exact(attend, launch);
   } else {
-    if (args.some_few)
-      plan.by_warps ? attend_coded(attend, launch) : attend_few(attend, launch);
+    if (args.some_few) {
+      if (plan.way == Way::kFloat)
+        attend_float(attend, entering(args.form, args.batch, heads), launch);
+      else
+        plan.way == Way::kCoded ? attend_coded(attend, launch)
+                                : attend_few(attend, launch);
+    }
     if (args.some_many) attend_many(attend, args.most_tokens, launch);
   }
   // Rows of attend_many alone may have nothing to be turned back or gated by.
   const KvTransform& transform = args.form.transform;
-  const bool all_done = !plan.exact && !args.some_few && !args.gate.data &&
+  const bool all_done = !plan.exact() && !args.some_few && !args.gate.data &&
                         !transform.v_signs && !transform.sum_scale;
   if (plan.ends_in_block || all_done) return;
-  FinishArgs finish{attend, plan.exact};
+  FinishArgs finish{attend, plan.exact()};
   void* arguments[] = {&finish};
   launch(reinterpret_cast<const void*>(&finish_rows),
          {static_cast<unsigned>(args.rows), static_cast<unsigned>(args.n_heads), 1,

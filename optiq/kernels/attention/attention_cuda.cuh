@@ -10,9 +10,12 @@
 #include <cstdint>
 
 #include "optiq/kernels/attention/attention_cuda.h"
-#include "optiq/kernels/kv_page/kv_page_cuda.cuh"
+#include "optiq/kernels/kv_page/enter_heads.cuh"
 
 namespace optiq::kernels::cuda {
+
+/// Who takes sequences of few tokens (attend_exact: all).
+enum class Way { kExact, kFew, kFloat, kCoded };
 
 struct AttendArgs {
   PageForm form;
@@ -21,29 +24,55 @@ struct AttendArgs {
   HeadRows gate;
   float* y;        // [rows, n_heads, D]
   float* partial;  // [sequence, tile, kv head, chunk, tile_rows, D + 2]
-  int* arrivals;   // [sequence, tile, kv head] of blocks; null: finish_rows ends rows
+                   // [sequence, tile, kv head] of blocks, zero before and after; null:
+                   // finish_rows ends
+  // rows.
+  unsigned* arrivals;
+
   int n_heads, n_kv_heads, head_dim;
+  int group;  // heads to a kv head
   int window;
   bool causal;
-  bool by_warps;   // attend_coded takes the few
+  Way way;
+
   int tile_rows;   // rows of a tile of the few
   int most_tiles;  // of a sequence, among the few
   int most_chunks;
   int stages;  // of a page queue
 };
 
+/// Chunks of a context behind pages of floats, but for one so long that they would have
+/// more keys than this.
+inline constexpr int kMostFloatChunks = 32, kMostFloatChunk = 8 << 10;
+
 /// Keys of a chunk, of which a block takes one page after another, or (attend_coded)
 /// each of its warps one. A longer context has longer ones, so that there are not too
 /// many.
-__host__ __device__ constexpr int chunk_keys(bool by_warps, int keys) {
-  if (by_warps && keys > (4 << 10) && keys <= (32 << 10)) return 512;
+__host__ __device__ constexpr int chunk_keys(Way way, int keys) {
+  if (way == Way::kFloat) {
+    int chunk = 128;
+    while (chunk < kMostFloatChunk && kMostFloatChunks * chunk < keys) chunk *= 2;
+
+    return chunk;
+  }
+  if (way == Way::kCoded && keys > (4 << 10) && keys <= (32 << 10)) return 512;
   return keys <= (8 << 10) ? 256 : keys <= (128 << 10) ? 1024 : 8192;
 }
 /// The contexts behind which chunks are longer.
 inline constexpr int kChunkSteps[] = {4 << 10, 8 << 10, 32 << 10, 128 << 10};
 
 __device__ inline int chunk_keys(const AttendArgs& a, int keys) {
-  return chunk_keys(a.by_warps, keys);
+  return chunk_keys(a.way, keys);
+}
+
+/// Which of a sequence's tokens a row is of.
+__device__ inline int token_of(const AttendArgs& a, const PagedRows& s, int row) {
+  return s.tokens == 1 ? 0 : row / a.group;
+}
+
+/// The place of a row's token in its sequence.
+__device__ inline int position_of(const AttendArgs& a, const PagedRows& s, int row) {
+  return s.cached + token_of(a, s, row);
 }
 
 /// Keys [begin, end) that the rows from `first` to `last` of a sequence meet.
@@ -52,22 +81,16 @@ struct KeyRange {
 };
 __device__ inline KeyRange keys_of(const AttendArgs& a, const PagedRows& s, int first,
                                    int last) {
-  const int group = a.n_heads / a.n_kv_heads, keys = s.cached + s.tokens;
-  return {a.window > 0 ? max(0, s.cached + first / group - a.window + 1) : 0,
-          a.causal ? min(keys, s.cached + last / group + 1) : keys};
+  const int keys = s.cached + s.tokens;
+  return {a.window > 0 ? max(0, position_of(a, s, first) - a.window + 1) : 0,
+          a.causal ? min(keys, position_of(a, s, last) + 1) : keys};
 }
 
 /// Those that all of these rows meet.
 __device__ inline KeyRange keys_of_all(const AttendArgs& a, const PagedRows& s,
                                        int first, int last) {
-  const int group = a.n_heads / a.n_kv_heads;
-  return {a.window > 0 ? s.cached + last / group - a.window + 1 : 0,
-          a.causal ? s.cached + first / group + 1 : s.cached + s.tokens};
-}
-
-/// The place of a row's token in its sequence.
-__device__ inline int position_of(const AttendArgs& a, const PagedRows& s, int row) {
-  return s.cached + row / (a.n_heads / a.n_kv_heads);
+  return {a.window > 0 ? position_of(a, s, last) - a.window + 1 : 0,
+          a.causal ? position_of(a, s, first) + 1 : s.cached + s.tokens};
 }
 
 /// True if a row at this position meets the key.
@@ -95,18 +118,23 @@ struct RowPlace {
 };
 __device__ inline RowPlace place_of(const AttendArgs& a, const PagedRows& s, int head,
                                     int row) {
-  const int group = a.n_heads / a.n_kv_heads;
-  return {s.row + row / group, head * group + row % group};
+  const int token = token_of(a, s, row);
+  return {s.row + token, head * a.group + row - token * a.group};
 }
 
 /// The ways; each skips the sequences that are another's.
 void attend_few(const AttendArgs& args, const Launcher& launch);
 void attend_coded(const AttendArgs& args, const Launcher& launch);
+void attend_float(const AttendArgs& args, const EnterArgs& enter,
+                  const Launcher& launch);
+
 void attend_many(const AttendArgs& args, int most_tokens, const Launcher& launch);
 void attend_exact(const AttendArgs& args, const Launcher& launch);
 
-/// True for what attend_coded takes in attend_few's place.
+/// True for what attend_coded, or (floats of 16 bits) attend_float, takes in
+/// attend_few's place.
 bool has_coded_pages(const PageForm& form);
+bool has_float_pages(const PageForm& form);
 
 /// Stages of the page queues of attend_few and attend_many: 0 where they do not take
 /// the head dim, or the device has no shared memory for them.

@@ -77,7 +77,7 @@ int main() {
   const KvFormat formats[] = {kv_float(FloatType::kBF16), kv_float(FloatType::kF16),
                               kv_format("affine", 8, 64), kv_format("affine", 4, 64),
                               kv_format("turbo", 4, 0),   kv_format("turbo", 3, 0)};
-  const Run decoding[] = {{1, 1, 2047},  {1, 1, 16383}, {1, 1, 65535},
+  const Run decoding[] = {{1, 1, 63},    {1, 1, 2047},  {1, 1, 16383}, {1, 1, 65535},
                           {8, 1, 16383}, {32, 1, 4095}, {128, 1, 2047}};
   std::printf("decoding: batch, depth, us, GB/s of pages\n");
   for (const KvFormat& format : formats)

@@ -11,23 +11,24 @@ struct ChunkedRow {
   int sequence, tile, first, row;
 };
 
-/// Puts the chunks of a row together in y [D], by `threads` threads of a block that all
-/// come here; of a warp, if 32.
-template <int threads>
+/// Puts the chunks of a row together in y [D], D <= threads * channels, by `threads`
+/// threads of a block that all come here; of a warp, if 32.
+template <int threads, int channels>
 __device__ void put_together(const AttendArgs& a, const PagedRows& s,
-                             const ChunkedRow& at, int kv_head, int last, float* y,
-                             float* shares) {
+                             const ChunkedRow& at, int kv_head, int last, int D,
+                             float* y, float* shares) {
   const auto wait = [] {
     if constexpr (threads == 32)
       __syncwarp();
     else
       __syncthreads();
   };
-  const int D = a.head_dim, thread = threadIdx.x % threads, lane = threadIdx.x % 32;
+  const int thread = threadIdx.x % threads, lane = threadIdx.x % 32;
+
   const int chunk = chunk_keys(a, s.cached + s.tokens);
   const KeyRange met = keys_of(a, s, at.first, last);
-  float largest = -HUGE_VALF, sum = 0;
-  for (int i = thread; i < D; i += threads) y[i] = 0;
+  float largest = -HUGE_VALF, sum = 0, values[channels] = {};
+
   // 32 chunks at a time, each lane with what one of them says of itself.
   const int end = (met.end + chunk - 1) / chunk;
   for (int c = met.begin / chunk; c < end; c += 32) {
@@ -46,29 +47,37 @@ __device__ void put_together(const AttendArgs& a, const PagedRows& s,
     wait();
     if (thread < 32) shares[lane] = share;
     wait();
-    for (int i = thread; i < D; i += threads) {
-      float value = y[i] * before;
+#pragma unroll
+    for (float& value : values) value *= before;
+      // Loads of several chunks at once, as no warp has others to wait with.
 #pragma unroll 8
-      for (int j = 0; j < here; ++j)
-        value = fmaf(parts[j * step + i], shares[j], value);
-      y[i] = value;
+    for (int j = 0; j < here; ++j) {
+#pragma unroll
+      for (int i = 0; i < channels; ++i)
+        if (const int channel = thread + i * threads; channel < D)
+          values[i] = fmaf(parts[j * step + channel], shares[j], values[i]);
     }
   }
   const float of_sum = 1 / sum;
-  for (int i = thread; i < D; i += threads) y[i] *= of_sum;
+#pragma unroll
+  for (int i = 0; i < channels; ++i)
+    if (const int channel = thread + i * threads; channel < D)
+      y[channel] = values[i] * of_sum;
+
   wait();
 }
 
-/// From the space of stored values to where y goes, times the gate; by one warp.
-__device__ inline void leave(const AttendArgs& a, std::int64_t row, int head, float* y,
-                             int lane) {
-  const int D = a.head_dim, kv_head = head / (a.n_heads / a.n_kv_heads);
+/// From the space of stored values to where y [D] goes, times the gate; by one warp.
+__device__ inline void leave(const AttendArgs& a, std::int64_t row, int head, int D,
+                             float* y, int lane) {
   const KvTransform& t = a.form.transform;
   if (t.v_signs) {
     hadamard(y, D, lane);
     multiply_by(y, t.v_signs, D, lane);
   }
-  multiply_by(y, of_head_cuda(t.sum_scale, kv_head, D), D, lane);
+  if (t.sum_scale)
+    multiply_by(y, of_head_cuda(t.sum_scale, head / a.group, D), D, lane);
+
   const float* gate =
       a.gate.data ? a.gate.data + row * a.gate.row_stride + head * a.gate.head_stride
                   : nullptr;
@@ -85,29 +94,35 @@ __device__ inline int chunks_of(const AttendArgs& a, const PagedRows& s, int fir
 }
 
 /// Called by all threads of a block that has left its chunk of a tile: whichever of the
-/// tile's blocks comes last ends its rows. `memory`: D + 32 floats a warp, in which the
-/// block has read its last.
-template <int warps>
+/// tile's blocks comes last ends its rows, and leaves the count of arrivals at zero.
+/// `memory`: D + 32 floats a warp, in which the block has read its last.
+template <int warps, int D>
 __device__ void finish_if_last(const AttendArgs& a, const PagedRows& s, int sequence,
                                int tile, int kv_head, int first, int last,
                                float* memory) {
   if (!a.arrivals) return;
-  __shared__ int before;
+  __shared__ bool is_last;
+  const unsigned before_last = chunks_of(a, s, first, last) - 1;
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0)
-    before = atomicAdd(
-        a.arrivals + (sequence * a.most_tiles + tile) * a.n_kv_heads + kv_head, 1);
+    is_last = before_last ==
+              atomicInc(a.arrivals + (sequence * a.most_tiles + tile) * a.n_kv_heads +
+                            kv_head,
+                        before_last);
   __syncthreads();
-  if (before + 1 < chunks_of(a, s, first, last)) return;
+  if (!is_last) return;
   __threadfence();
+
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  float* y = memory + warp * (a.head_dim + 32);
+  float* y = memory + warp * (D + 32);
+
   for (int row = first + warp; row <= last; row += warps) {
-    put_together<32>(a, s, {sequence, tile, first, row}, kv_head, last, y,
-                     y + a.head_dim);
+    put_together<32, D / 32>(a, s, {sequence, tile, first, row}, kv_head, last, D, y,
+                             y + D);
+
     const RowPlace at = place_of(a, s, kv_head, row);
-    leave(a, at.row, at.head, y, lane);
+    leave(a, at.row, at.head, D, y, lane);
     __syncwarp();
   }
 }

@@ -1,40 +1,12 @@
 // A warp codes the keys or the values of one token and head. A word of a tile of keys
 // is one token's; one of values is shared by eight tokens, which set their bits of it
 // with atomic operations, so that the bytes do not depend on who comes first.
-#include <cuda_bf16.h>
-
 #include "optiq/kernels/cuda_device.cuh"
-#include "optiq/kernels/kv_page/kv_page_cuda.cuh"
+#include "optiq/kernels/kv_page/enter_heads.cuh"
 #include "optiq/kernels/kv_page/kv_page_head.h"
-#include "optiq/kernels/rope/rope_cuda.cuh"
 
 namespace optiq::kernels::cuda {
 namespace {
-
-struct EnterArgs {
-  PageForm form;
-  PagedBatch batch;
-  EnteringHeads heads;  // but for `rope`
-  RopeArgs rope;
-  bool turns;
-  int n_kv_heads, head_dim;
-  int n_warps;         // of a row, one a head
-  int floats_of_warp;  // [head_dim], then a byte for each padded channel
-};
-
-__device__ void store_floats(const KvSide& side, std::byte* head, int token, int dim,
-                             const float* x, int lane) {
-  const std::int64_t row = static_cast<std::int64_t>(token) * dim;
-  std::byte* at = head + side.codes;
-  for (int i = lane; i < dim; i += 32) {
-    if (side.format.type == FloatType::kF32)
-      reinterpret_cast<float*>(at)[row + i] = x[i];
-    else if (side.format.type == FloatType::kF16)
-      reinterpret_cast<__half*>(at)[row + i] = __float2half_rn(x[i]);
-    else
-      reinterpret_cast<__nv_bfloat16*>(at)[row + i] = __float2bfloat16_rn(x[i]);
-  }
-}
 
 constexpr int kMostInGroup = 4;  // values of a lane in the largest affine group
 
@@ -213,16 +185,8 @@ __device__ void store_row(const KvSide& side, std::byte* head, bool keys, int to
     store_values(side, head, token, padded, codes, lane);
 }
 
-__device__ void store_query(const EnterArgs& a, int row, int head, float* x, int lane) {
-  const KvTransform& t = a.form.transform;
-  const EnteringHeads& heads = a.heads;
-  const int dim = a.head_dim;
-  multiply_by(x, of_head_cuda(t.q_scale, head / (heads.n_heads / a.n_kv_heads), dim),
-              dim, lane);
-  if (t.k_signs) {
-    multiply_by(x, t.k_signs, dim, lane);
-    hadamard(x, dim, lane);
-  }
+__device__ void store_query(const EnteringHeads& heads, int row, int head, int dim,
+                            const float* x, int lane) {
   const std::int64_t at = (static_cast<std::int64_t>(row) * heads.n_heads + head) * dim;
   for (int i = lane; i < dim; i += 32) {
     const float value = x[i] * heads.factor;
@@ -233,23 +197,16 @@ __device__ void store_query(const EnterArgs& a, int row, int head, float* x, int
   }
 }
 
-__device__ void append(const EnterArgs& a, bool keys, int row, int head, float* x,
+__device__ void append(const EnterArgs& a, Entering kind, int row, int head, float* x,
                        int lane) {
-  const KvTransform& t = a.form.transform;
   const int sequence = sequence_of(a.batch, row, lane), dim = a.head_dim;
   if (sequence < 0) return;
   const PagedRows& s = a.batch.sequences[sequence];
   const int token = s.cached + row - s.row;
   const auto [layout, at] =
       head_in_page(a.form, a.batch.table + s.first_page, token / kPageTokens, head);
-  if (const float* mean = keys ? of_head_cuda(t.k_mean, head, dim) : nullptr)
-    for (int i = lane; i < dim; i += 32) x[i] -= mean[i];
-  multiply_by(x, of_head_cuda(keys ? t.k_scale : t.v_scale, head, dim), dim, lane);
-  __syncwarp();
-  if (const float* signs = keys ? t.k_signs : t.v_signs) {
-    multiply_by(x, signs, dim, lane);
-    hadamard(x, dim, lane);
-  }
+  const bool keys = kind == Entering::kKey;
+  bring_head(a, kind, row, head, dim, x, lane);
   store_row(keys ? layout->k : layout->v, at, keys, token % kPageTokens, dim, x,
             reinterpret_cast<std::uint8_t*>(x + dim), lane);
 }
@@ -258,30 +215,27 @@ __device__ void append(const EnterArgs& a, bool keys, int row, int head, float* 
 // the device.
 constexpr int kEnterWarps = 4, kFewRows = 16;
 
-// Grid: rows, heads of queries, of keys, of values.
-__global__ void enter_rows(const __grid_constant__ EnterArgs a) {
+// Grid: rows, heads of queries, of keys, of values. `n_warps`: of a row, one a head;
+// a warp's floats: [head_dim], then a byte for each padded channel.
+__global__ void enter_rows(const __grid_constant__ EnterArgs a, int n_warps,
+                           int floats_of_warp) {
   extern __shared__ float memory[];
   wait_for_inputs();
   const int row = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32,
             n_heads = a.heads.q.data ? a.heads.n_heads : 0;
-  if (row == 0 && blockIdx.y == 0 && warp == 0)
-    for (int i = lane; i < a.heads.n_zeros; i += 32) a.heads.zeros[i] = 0;
   int head = blockIdx.y * (blockDim.x / 32) + warp;
-  if (head >= a.n_warps) return;
-  float* x = memory + warp * a.floats_of_warp;
-  const bool query = head < n_heads;
-  if (!query) head -= n_heads;
-  const bool value = !query && head >= a.n_kv_heads;
-  if (value) head -= a.n_kv_heads;
-  const HeadRows& from = query ? a.heads.q : value ? a.heads.v : a.heads.k;
-  const float* values = from.data + row * from.row_stride + head * from.head_stride;
-  for (int i = lane; i < a.head_dim; i += 32) x[i] = values[i];
-  __syncwarp();
-  if (a.turns && !value) turn_head(a.rope, query ? a.rope.q : a.rope.k, row, x, lane);
-  if (query)
-    store_query(a, row, head, x, lane);
-  else
-    append(a, !value, row, head, x, lane);
+  if (head >= n_warps) return;
+  float* x = memory + warp * floats_of_warp;
+  if (head < n_heads) {
+    bring_head(a, Entering::kQuery, row, head, a.head_dim, x, lane);
+
+    store_query(a.heads, row, head, a.head_dim, x, lane);
+    return;
+  }
+  head -= n_heads;
+  const bool value = head >= a.n_kv_heads;
+  append(a, value ? Entering::kValue : Entering::kKey, row,
+         value ? head - a.n_kv_heads : head, x, lane);
 }
 
 }  // namespace
@@ -292,27 +246,17 @@ bool has_pages(const PageForm& form) {
 
 void enter_pages(const PageForm& form, const PagedBatch& batch, int rows,
                  const EnteringHeads& heads, const Launcher& launch) {
-  const KvLayout& layout = form.float_pages > 0 ? form.float_layout : form.coded_layout;
-  const int n =
-      (heads.q.data ? heads.n_heads : 0) + (heads.k.data ? 2 * layout.n_kv_heads : 0);
+  EnterArgs args = entering(form, batch, heads);
+  int n = (heads.q.data ? heads.n_heads : 0) + (heads.k.data ? 2 * args.n_kv_heads : 0);
   if (rows == 0 || n == 0) return;
-  const int padded = (layout.head_dim + kTileDepth - 1) / kTileDepth * kTileDepth;
+  const int padded = (args.head_dim + kTileDepth - 1) / kTileDepth * kTileDepth;
   const int warps = rows > kFewRows ? kEnterWarps : 1;
-  EnterArgs args{form,
-                 batch,
-                 heads,
-                 heads.rope ? *heads.rope : RopeArgs{},
-                 heads.rope != nullptr,
-                 layout.n_kv_heads,
-                 layout.head_dim,
-                 n,
-                 layout.head_dim + padded / static_cast<int>(sizeof(float))};
-  void* arguments[] = {&args};
-  launch(
-      reinterpret_cast<const void*>(&enter_rows),
-      {static_cast<unsigned>(rows), static_cast<unsigned>((n + warps - 1) / warps), 1,
-       static_cast<unsigned>(32 * warps), warps * args.floats_of_warp * sizeof(float)},
-      arguments);
+  int floats = args.head_dim + padded / static_cast<int>(sizeof(float));
+  void* arguments[] = {&args, &n, &floats};
+  launch(reinterpret_cast<const void*>(&enter_rows),
+         {static_cast<unsigned>(rows), static_cast<unsigned>((n + warps - 1) / warps),
+          1, static_cast<unsigned>(32 * warps), warps * floats * sizeof(float)},
+         arguments);
 }
 
 }  // namespace optiq::kernels::cuda

@@ -168,10 +168,14 @@ __device__ inline float stored_value(const KvSide& side, const std::byte* head,
 
 /// x = H x over blocks of powers of two (kv_layout.h), by one warp, in shared memory.
 __device__ inline void hadamard(float* x, int n, int lane) {
+#pragma unroll 1
   for (int done = 0; done < n;) {
     const int block = 1 << (31 - __clz(n - done));
+#pragma unroll 1
     for (int step = 1; step < block; step *= 2) {
       __syncwarp();
+#pragma unroll 1
+
       for (int i = lane; i < block / 2; i += 32) {
         const int at = done + i / step * 2 * step + i % step;
         const float a = x[at], b = x[at + step];

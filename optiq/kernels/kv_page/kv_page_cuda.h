@@ -54,9 +54,6 @@ struct EnteringHeads {
   float factor = 1;
   bool half = false;
   void* queries = nullptr;
-  // Set to zero on the way.
-  int* zeros = nullptr;
-  int n_zeros = 0;
 };
 
 /// Makes queries ready, and keys and values kv_page.h's append_to_pages for all

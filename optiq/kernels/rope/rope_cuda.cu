@@ -19,7 +19,7 @@ __global__ void turn_heads(const __grid_constant__ RopeArgs a) {
   const float* x = heads.x + row * heads.row_stride + head * heads.head_stride;
   float* y = heads.y + (row * heads.n_heads + head) * D;
   for (int i = lane; i < D; i += 32) values[i] = x[i];
-  turn_head(a, heads, row, values, lane);
+  turn_head(a, heads.norm, row, D, values, lane);
   for (int i = lane; i < D; i += 32) y[i] = values[i];
 }
 
