@@ -25,15 +25,11 @@ bool all_known(const std::vector<const void*>& addresses) {
   return std::ranges::find(addresses, nullptr) == addresses.end();
 }
 
-StepLogits on_device(const mx::array& logits, const mx::array& largest) {
-  std::vector<int> ids(largest.size());
-  kernels::read(largest, 0, largest.nbytes(), ids.data());
-  return {logits, std::move(ids)};
-}
-
-// Logits that the next step overwrites: a copy, unless they lie on a device.
-StepLogits of_tape(const mx::array& logits, const std::optional<mx::array>& largest) {
-  return largest ? on_device(logits, *largest) : StepLogits(kernels::on_host(logits));
+StepLogits on_device(const mx::array& logits, std::vector<kernels::RowDraw> draws,
+                     const mx::array& chosen) {
+  std::vector<int> ids(chosen.size());
+  kernels::read(chosen, 0, chosen.nbytes(), ids.data());
+  return {logits, std::move(draws), std::move(ids)};
 }
 
 // Tapes that are kept: steps of one token, and of a few lengths of drafts.
@@ -55,26 +51,31 @@ bool DecodeStep::Taped::is_for(const std::vector<cache::SequenceState*>& states,
 StepLogits DecodeStep::operator()(const std::vector<cache::SequenceState*>& states,
                                   const std::vector<int>& rows,
                                   std::span<const int> ids,
-                                  const std::vector<models::AdapterPtr>& adapters) {
+                                  const std::vector<models::AdapterPtr>& adapters,
+                                  std::vector<kernels::RowDraw> draws) {
+  draws.resize(ids.size());
   const auto found = std::ranges::find_if(
       tapes_, [&](const Taped& tape) { return tape.is_for(states, rows, adapters); });
-  if (found == tapes_.end()) return evaluate(states, rows, ids, adapters);
+  if (found == tapes_.end())
+    return evaluate(states, rows, ids, adapters, std::move(draws));
   std::rotate(tapes_.begin(), found, found + 1);
   Taped& taped = tapes_.front();
   {
     const kernels::QueuedWrites queued;
     models::continue_batch(taped.batch);
     kernels::overwrite(taped.ids, ids.data());
+    if (taped.chosen) kernels::overwrite(taped.draws, draws.data());
     taped.tape.replay();
   }
-  const StepLogits logits = of_tape(taped.logits, taped.largest);
+  StepLogits logits = of_tape(taped, std::move(draws));
   models::finish_batch(taped.batch);
   return logits;
 }
 
 StepLogits DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states,
                                 const std::vector<int>& rows, std::span<const int> ids,
-                                const std::vector<models::AdapterPtr>& adapters) {
+                                const std::vector<models::AdapterPtr>& adapters,
+                                std::vector<kernels::RowDraw> draws) {
   // What was taped for other sequences, or where these had other memory, is of no use.
   std::erase_if(tapes_, [&](const Taped& tape) {
     return tape.batch.states != states || tape.addresses != addresses_of(states) ||
@@ -83,15 +84,16 @@ StepLogits DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states
   const std::vector<const void*> before = addresses_of(states);
   Taped next{models::cached_batch(states, rows, activation_),
              mx::array(ids.data(), {static_cast<int>(ids.size())}, mx::int32),
+             kernels::draws_array(draws),
              mx::array(0.0f),
              std::nullopt,
              {},
              {}};
   next.batch.adapters = adapters;
   next.logits = model_.head(model_.hidden(next.ids, next.batch), activation_);
-  next.largest = kernels::largest_logits(next.logits);
+  next.chosen = kernels::choose_tokens(next.logits, next.draws);
   std::vector<mx::array> outputs{next.logits};
-  if (next.largest) outputs.push_back(*next.largest);
+  if (next.chosen) outputs.push_back(*next.chosen);
   for (const cache::SequenceState* state : states)
     for (mx::array& array : state->arrays()) outputs.push_back(std::move(array));
   // Only what is written in place is found again by the next step.
@@ -104,11 +106,18 @@ StepLogits DecodeStep::evaluate(const std::vector<cache::SequenceState*>& states
   models::finish_batch(next.batch);
   next.addresses = addresses_of(states);
   if (!taping || next.addresses != before)
-    return next.largest ? on_device(next.logits, *next.largest)
-                        : StepLogits(next.logits);
+    return next.chosen ? on_device(next.logits, std::move(draws), *next.chosen)
+                       : StepLogits(next.logits);
   if (tapes_.size() == kTapes) tapes_.pop_back();
   tapes_.insert(tapes_.begin(), std::move(next));
-  return of_tape(tapes_.front().logits, tapes_.front().largest);
+  return of_tape(tapes_.front(), std::move(draws));
+}
+
+// Logits that the next step overwrites: a copy, unless they lie on a device.
+StepLogits DecodeStep::of_tape(const Taped& taped,
+                               std::vector<kernels::RowDraw> draws) {
+  return taped.chosen ? on_device(taped.logits, std::move(draws), *taped.chosen)
+                      : StepLogits(kernels::on_host(taped.logits));
 }
 
 }  // namespace optiq::generation

@@ -27,14 +27,15 @@ class DecodeStep {
   DecodeStep(models::Model& model, kernels::Activation activation);
 
   /// Takes in rows[i] tokens of each sequence, under the adapters given (as in a
-  /// Batch).
+  /// Batch). A device makes these draws from the rows; none are the largest of each.
   ///
-  /// Shapes    ids [sum of rows], those of each of `states` in turn -> logits
+  /// Shapes    ids, draws [sum of rows], those of each of `states` in turn -> logits
   ///           [sum of rows, vocab_size], until the next call
   /// Throws    ResourceError if there is no room; the sequences are as they were
   StepLogits operator()(const std::vector<cache::SequenceState*>& states,
                         const std::vector<int>& rows, std::span<const int> ids,
-                        const std::vector<models::AdapterPtr>& adapters = {});
+                        const std::vector<models::AdapterPtr>& adapters = {},
+                        std::vector<kernels::RowDraw> draws = {});
 
   /// Gives back what is held of the last call's sequences. To be called when one of
   /// them goes.
@@ -44,8 +45,9 @@ class DecodeStep {
   struct Taped {
     models::Batch batch;
     mx::array ids;
+    mx::array draws;
     mx::array logits;
-    std::optional<mx::array> largest;    // on a device
+    std::optional<mx::array> chosen;     // on a device
     std::vector<const void*> addresses;  // of the recurrent states
     kernels::DispatchTape tape;
 
@@ -56,7 +58,10 @@ class DecodeStep {
 
   StepLogits evaluate(const std::vector<cache::SequenceState*>& states,
                       const std::vector<int>& rows, std::span<const int> ids,
-                      const std::vector<models::AdapterPtr>& adapters);
+                      const std::vector<models::AdapterPtr>& adapters,
+                      std::vector<kernels::RowDraw> draws);
+
+  static StepLogits of_tape(const Taped& taped, std::vector<kernels::RowDraw> draws);
 
   models::Model& model_;
   kernels::Activation activation_;

@@ -116,7 +116,7 @@ GenerateResult generate(LoadedModel& loaded, generation::Session& session,
     if (more == 0) break;
     history.push_back(id);
     try {
-      next.go_on(history, more - 1);
+      next.go_on(history, more - 1, sampler);
     } catch (const Interrupted&) {
       result.finish_reason = FinishReason::kInterrupted;
       break;

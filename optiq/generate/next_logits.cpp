@@ -10,16 +10,18 @@ NextLogits::NextLogits(Session& session, const DraftOptions& options,
       draft_(make_draft(options, activation)),
       length_(options.most()) {}
 
-void NextLogits::go_on(std::span<const int> history, int more) {
+void NextLogits::go_on(std::span<const int> history, int more,
+                       const kernels::Sampler& sampler) {
   if (at_ < guess_.size() && history.back() == guess_[at_]) {
     ++at_;
     ++row_;
   } else {
-    step(history, more);
+    step(history, more, sampler);
   }
 }
 
-void NextLogits::step(std::span<const int> history, int more) {
+void NextLogits::step(std::span<const int> history, int more,
+                      const kernels::Sampler& sampler) {
   settle(static_cast<int>(history.size()) - 1);
   const auto held = static_cast<std::size_t>(session_.length());
   std::vector<int> rows(history.begin() + static_cast<std::ptrdiff_t>(held),
@@ -33,7 +35,8 @@ void NextLogits::step(std::span<const int> history, int more) {
     // A recurrent state goes back only to where it was kept.
     if (!guess_.empty()) keep_snapshot();
   }
-  logits_ = session_.step(rows);
+  logits_ =
+      session_.step(rows, draws_of(sampler, unread - 1, static_cast<int>(rows.size())));
   row_ = unread - 1;
 }
 

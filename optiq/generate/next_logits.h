@@ -21,10 +21,10 @@ class NextLogits {
 
   /// Finds the logits behind the last token of `history`: what the session held at
   /// first, and since then one token more each call. `more` tokens may still come after
-  /// that one.
+  /// that one. `sampler` is who will choose from them.
   ///
   /// Throws    as Session::feed
-  void go_on(std::span<const int> history, int more);
+  void go_on(std::span<const int> history, int more, const kernels::Sampler& sampler);
 
   /// The sampler's choice from them.
   int sample(kernels::Sampler& sampler, std::span<const int> history) {
@@ -39,7 +39,7 @@ class NextLogits {
   int accepted() const { return accepted_; }
 
  private:
-  void step(std::span<const int> history, int more);
+  void step(std::span<const int> history, int more, const kernels::Sampler& sampler);
   void keep_snapshot();
   void close_guess();
 

@@ -104,7 +104,8 @@ void Session::run_chunks(std::span<const int> tokens, UseHidden&& use_hidden) {
   }
 }
 
-StepLogits Session::step(std::span<const int> tokens) {
+StepLogits Session::step(std::span<const int> tokens,
+                         std::vector<kernels::RowDraw> draws) {
   check(tokens);
   fit_rotation(tokens.size());
   throw_if_interrupted();
@@ -112,7 +113,7 @@ StepLogits Session::step(std::span<const int> tokens) {
   if (models::AdapterPtr adapter = adapters::active_adapter(model_))
     active.push_back(std::move(adapter));
   const int n = static_cast<int>(tokens.size());
-  StepLogits logits = decode_step_({&state_}, {n}, tokens, active);
+  StepLogits logits = decode_step_({&state_}, {n}, tokens, active, std::move(draws));
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
   if (on_chunk_) on_chunk_(n);
   return logits;

@@ -43,10 +43,12 @@ class Session {
   ///           Interrupted between chunks: the tokens of finished chunks stay.
   mx::array feed(std::span<const int> tokens);
 
-  /// Takes a few tokens in at once, fewer than a chunk: a step of speculation.
+  /// Takes a few tokens in at once, fewer than a chunk: a step of speculation. `draws`
+  /// as DecodeStep's.
   ///
   /// Shapes    -> [tokens, vocab_size] float32, evaluated: behind each of them
-  StepLogits step(std::span<const int> tokens);
+  StepLogits step(std::span<const int> tokens,
+                  std::vector<kernels::RowDraw> draws = {});
 
   /// The same, with what the last layer gives for each token: `on_rows(first, hidden)`
   /// is called per chunk, in order, evaluated.

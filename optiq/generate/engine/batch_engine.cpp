@@ -388,6 +388,7 @@ class BatchEngine::Impl {
     std::vector<cache::SequenceState*> states;
     std::vector<models::AdapterPtr> adapters;
     std::vector<int> rows, guesses, ids;
+    std::vector<kernels::RowDraw> draws;
   };
 
   Step step_of(const std::vector<RunningPtr>& batch) const {
@@ -405,6 +406,8 @@ class BatchEngine::Impl {
       step.ids.insert(step.ids.end(), guess.begin(), guess.end());
       step.guesses.push_back(static_cast<int>(guess.size()));
       step.rows.push_back(static_cast<int>(unread + guess.size()));
+      const auto draws = request->draws(request->unread() - 1, step.rows.back());
+      step.draws.insert(step.draws.end(), draws.begin(), draws.end());
     }
     return step;
   }
@@ -413,7 +416,7 @@ class BatchEngine::Impl {
     // A recurrent state is kept to come back to, should a guess fail.
     for (std::size_t i = 0; i < step.states.size(); ++i)
       if (step.guesses[i] > 0) step.states[i]->take_snapshot();
-    return decode_step_(step.states, step.rows, step.ids, step.adapters);
+    return decode_step_(step.states, step.rows, step.ids, step.adapters, step.draws);
   }
 
   // The next tokens of each of them. True if there was one.

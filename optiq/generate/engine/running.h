@@ -65,6 +65,11 @@ class Running {
   /// Guesses are made from now on, at most `most` at a time.
   void set_draft(std::unique_ptr<Draft> draft, int most);
 
+  /// How it will choose from the rows of a step from `first` on.
+  std::vector<kernels::RowDraw> draws(int first, int rows) const {
+    return draws_of(sampler_, first, rows);
+  }
+
   /// Guesses at what follows, for the next step to check; none without a draft.
   std::span<const int> guess(int most);
 

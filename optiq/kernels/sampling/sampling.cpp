@@ -150,8 +150,13 @@ Sampler::Sampler(SamplingOptions options, std::uint64_t seed)
               std::numeric_limits<float>::min(), kAny);
 }
 
-double Sampler::uniform() {
-  return static_cast<double>(mix(key_ + ++draws_ * 0x9e3779b97f4a7c15) >> 11) * 0x1p-53;
+// The n-th number drawn, from 1 on.
+double Sampler::number(std::uint64_t n) const {
+  return static_cast<double>(mix(key_ + n * 0x9e3779b97f4a7c15) >> 11) * 0x1p-53;
+}
+
+bool Sampler::draws() const {
+  return options_.temperature >= kGreedy && options_.top_k != 1;
 }
 
 std::span<const float> Sampler::adjust(std::span<const float> logits,
@@ -182,16 +187,24 @@ std::span<const float> Sampler::adjust(std::span<const float> logits,
   return adjusted_;
 }
 
-bool Sampler::takes_largest() const {
-  return options_.temperature < kGreedy && options_.logit_bias.empty() &&
-         options_.repetition_penalty == 1 && options_.presence_penalty == 0 &&
-         options_.frequency_penalty == 0;
+std::optional<RowDraw> Sampler::next_draw(int ahead) const {
+  if (!options_.logit_bias.empty() || options_.repetition_penalty != 1 ||
+      options_.presence_penalty != 0 || options_.frequency_penalty != 0)
+    return std::nullopt;
+  if (!draws()) return RowDraw{};
+  return RowDraw{number(draws_ + 1 + static_cast<std::uint64_t>(ahead)),
+                 1 / options_.temperature, options_.top_p, options_.min_p,
+                 options_.top_k};
+}
+
+void Sampler::skip() {
+  if (draws()) ++draws_;
 }
 
 int Sampler::sample(std::span<const float> logits, std::span<const int> context) {
   logits = adjust(logits, context);
   const RowMax best = checked_largest(logits);
-  if (options_.temperature < kGreedy || options_.top_k == 1) return best.id;
+  if (!draws()) return best.id;
   const bool filtered =
       options_.top_p < 1 || options_.min_p > 0 ||
       (options_.top_k > 0 && static_cast<std::size_t>(options_.top_k) < logits.size());
@@ -203,7 +216,8 @@ int Sampler::draw(std::span<const float> logits, float largest) {
   const int n = size_of_row(logits);
   const float scale = 1 / options_.temperature;
   sums_.resize(n_blocks(n));
-  double rest = uniform() * sum_exp(logits.data(), n, largest, scale, sums_.data());
+  double rest =
+      number(++draws_) * sum_exp(logits.data(), n, largest, scale, sums_.data());
   std::size_t block = 0;
   while (block + 1 < sums_.size() && rest >= sums_[block]) rest -= sums_[block++];
   // Where rounding leaves a little behind the block, a later token takes it, or the
@@ -271,7 +285,7 @@ int Sampler::draw_filtered(std::span<const float> logits, float largest) {
   const std::span<Candidate> all = candidates_;
   const Head kept = options_.top_p < 1 ? likeliest(all, options_.top_p * mass)
                                        : Head{all.size(), sum_of(all)};
-  const double drawn = uniform() * kept.weight;
+  const double drawn = number(++draws_) * kept.weight;
   const Head head =
       likeliest(all.first(kept.count), std::nextafter(drawn, double{kAll}));
   return all[head.count - 1].id;

@@ -1,9 +1,12 @@
 // The choice of the next token from the logits of one row.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <vector>
+
+#include "optiq/kernels/sampling/row_draw.h"
 
 namespace optiq::kernels {
 
@@ -68,15 +71,18 @@ class Sampler {
   ///           can pass the filters
   int sample(std::span<const float> logits, std::span<const int> context = {});
 
-  /// True if the choice is always the largest logit as the model gives it.
-  bool takes_largest() const;
+  /// What the call after `ahead` more would do, for whoever makes it in its place;
+  /// nothing if it depends on more than the row. skip() is then in place of the call.
+  std::optional<RowDraw> next_draw(int ahead = 0) const;
+  void skip();
 
  private:
   std::span<const float> adjust(std::span<const float> logits,
                                 std::span<const int> context);
   int draw(std::span<const float> logits, float largest);
   int draw_filtered(std::span<const float> logits, float largest);
-  double uniform();
+  bool draws() const;
+  double number(std::uint64_t n) const;
 
   SamplingOptions options_;
   std::uint64_t key_;
