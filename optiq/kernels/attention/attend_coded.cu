@@ -18,6 +18,7 @@
 // into it by transposing in registers.
 #include <algorithm>
 
+#include "optiq/kernels/attention/bring_in.cuh"
 #include "optiq/kernels/attention/finish_cuda.cuh"
 #include "optiq/kernels/attention/page_tile_cuda.cuh"
 
@@ -290,8 +291,9 @@ template <int D>
 __global__ void __launch_bounds__(32 * kWarps, D > 128  ? 2
                                                : D > 96 ? 3
                                                         : 4)
-    attend_coded_rows(const __grid_constant__ AttendArgs a) {
+    attend_coded_rows(const __grid_constant__ BringingArgs args) {
   wait_for_inputs();
+  const AttendArgs& a = args.attend;
   const PagedRows s = a.batch.sequences[blockIdx.z];
   const int tile = blockIdx.y / a.n_kv_heads, head = blockIdx.y % a.n_kv_heads;
   const int rows = s.tokens * a.group, first = tile * kRows;
@@ -304,12 +306,34 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128  ? 2
   const int end = min(met.end, (which + 1) * chunk);
   if (begin >= end) return;
 
+  extern __shared__ __align__(16) std::byte memory[];
+  __shared__ __align__(16) float parts[kWarps][kRows][D];
+  const int first_page = begin / kPageTokens + self;
+  const int first_new = a.queries ? end : first_entering(args, s, begin, end);
+  // What the block enters itself is asked for once it is there.
+  const bool is_old = first_page + (a.stages - 1) * kWarps < first_new / kPageTokens ||
+                      first_new == end;
+  PageQueue<32> queue(a.form, a.batch.table + s.first_page, head, first_page,
+                      (end + kPageTokens - 1) / kPageTokens, a.stages,
+                      memory + self * a.stages * PageQueue<32>::stage_bytes(a.form),
+                      kWarps, is_old);
   const KvLayout& layout = a.form.coded_layout;
   Warp<D> warp;
   const int g = warp.g = lane / 4, t = warp.t = lane % 4;
   const RowPlace place = place_of(a, s, head, min(first + g, last));
   const auto* q = static_cast<const __half*>(a.queries) +
                   (place.row * a.n_heads + place.head) * D + 8 * t;
+  if (!a.queries) {
+    // In the place of what the warps leave at the end.
+    auto* queries = reinterpret_cast<__half*>(&parts[0][0][0]);
+    float* x = &parts[0][0][0] + kRows * D / 2 + self * (D + D / 4);
+    static_assert(kRows * D / 2 + kWarps * (D + D / 4) <= kWarps * kRows * D);
+    bring_in<D, kWarps, false>(args, s, head, first, last - first + 1, first_new, end,
+                               x, queries, D);
+    __syncthreads();
+    if (!is_old) queue.begin();
+    q = queries + min(g, last - first) * D + 8 * t;
+  }
 #pragma unroll
   for (int depth = 0; depth < D / kTileDepth; ++depth) {
     const uint4 v = *reinterpret_cast<const uint4*>(q + depth * kTileDepth);
@@ -333,12 +357,6 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128  ? 2
   const KeyRange by_all = keys_of_all(a, s, first, last);
   float largest[2] = {-HUGE_VALF, -HUGE_VALF}, sum[2] = {0, 0};
 
-  extern __shared__ __align__(16) std::byte memory[];
-  const int first_page = begin / kPageTokens + self;
-  PageQueue<32> queue(a.form, a.batch.table + s.first_page, head, first_page,
-                      (end + kPageTokens - 1) / kPageTokens, a.stages,
-                      memory + self * a.stages * PageQueue<32>::stage_bytes(a.form),
-                      kWarps);
   const std::byte* at = nullptr;
   // Both halves of every kWarps-th page.
 #pragma unroll 1
@@ -400,7 +418,7 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128  ? 2
 #pragma unroll
     for (int lanes = 4; lanes < 32; lanes *= 2)
       sum[j] += __shfl_xor_sync(~0u, sum[j], lanes);
-  __shared__ float parts[kWarps][kRows][D];
+  __syncthreads();
   __shared__ float largests[kWarps][kRows], sums[kWarps][kRows];
   const bool is_affine = layout.v.format.kind == KvKind::kAffine;
 #pragma unroll
@@ -451,15 +469,15 @@ int stages_of_coded(const PageForm& form) {
 }
 
 template <int D>
-void start(const AttendArgs& args, const Launcher& launch) {
-  AttendArgs copy = args;
-  copy.stages = stages_of_coded(args.form);
-  void* arguments[] = {&copy};
+void start(const AttendArgs& args, const EnterArgs& enter, const Launcher& launch) {
+  BringingArgs both{args, enter};
+  both.attend.stages = stages_of_coded(args.form);
+  void* arguments[] = {&both};
   launch_shared(reinterpret_cast<const void*>(&attend_coded_rows<D>),
                 {static_cast<unsigned>(args.most_chunks),
                  static_cast<unsigned>(args.most_tiles * args.n_kv_heads),
                  static_cast<unsigned>(args.batch.n_sequences), 32 * kWarps,
-                 static_cast<std::size_t>(kWarps * copy.stages *
+                 static_cast<std::size_t>(kWarps * both.attend.stages *
                                           PageQueue<32>::stage_bytes(args.form))},
                 arguments, launch);
 }
@@ -472,9 +490,10 @@ bool has_coded_pages(const PageForm& form) {
          form.coded_layout.v.format.kind != KvKind::kFloat;
 }
 
-void attend_coded(const AttendArgs& args, const Launcher& launch) {
+void attend_coded(const AttendArgs& args, const EnterArgs& enter,
+                  const Launcher& launch) {
   with_head_dim(args.head_dim, [&]<int D>() {
-    start<D>(args, launch);
+    start<D>(args, enter, launch);
     return 0;
   });
 }

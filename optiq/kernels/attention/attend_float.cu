@@ -11,6 +11,7 @@
 // every 64. A product sums over its depth, and its rows lie, in any order.
 #include <algorithm>
 
+#include "optiq/kernels/attention/bring_in.cuh"
 #include "optiq/kernels/attention/finish_cuda.cuh"
 #include "optiq/kernels/attention/page_tile_cuda.cuh"
 
@@ -22,11 +23,6 @@ constexpr int kWarps = 8;
 constexpr int kKeys = 16;  // of a warp at a time
 
 static_assert(kPageTokens % kKeys == 0);
-
-struct FloatArgs {
-  AttendArgs attend;
-  EnterArgs enter;
-};
 
 template <int D>
 struct Shared {
@@ -182,38 +178,6 @@ struct Sums {
   }
 };
 
-// Brings in the queries of `count` rows from `first` on, and keys and values of the
-// tokens [first_new, end).
-template <int D>
-__device__ void bring_in(const FloatArgs& args, const PagedRows& s, int head, int first,
-                         int count, int first_new, int end, Shared<D>& shared, int warp,
-                         int lane) {
-  const AttendArgs& a = args.attend;
-  float* x = shared.heads[warp];
-  const int n_new = max(0, end - first_new);
-  for (int i = warp; i < count + 2 * n_new; i += kWarps) {
-    const bool query = i < count, is_key = (i - count) % 2 == 0;
-    const int token = first_new + (i - count) / 2;
-    const RowPlace place = query ? place_of(a, s, head, first + i)
-                                 : RowPlace{s.row + token - s.cached, head};
-    bring_head(args.enter,
-               query    ? Entering::kQuery
-               : is_key ? Entering::kKey
-                        : Entering::kValue,
-               static_cast<int>(place.row), place.head, D, x, lane);
-    if (query) {
-      for (int channel = lane; channel < D; channel += 32)
-        shared.queries[i][channel] =
-            __float2half_rn(x[channel] * args.enter.heads.factor);
-    } else {
-      const auto [layout, at] =
-          head_in_page(a.form, a.batch.table + s.first_page, token / kPageTokens, head);
-      store_floats(is_key ? layout->k : layout->v, at, token % kPageTokens, D, x, lane);
-    }
-    __syncwarp();
-  }
-}
-
 // Puts together what `warps` warps have left of a row, by one warp: its y, of which a
 // lane has every 32nd channel, not yet divided by the sum.
 template <int D>
@@ -236,7 +200,7 @@ struct OfRow {
 // Grid: chunks, kv heads, tiles of all sequences.
 template <int D>
 __global__ void __launch_bounds__(32 * kWarps, D > 128 ? 1 : 2)
-    attend_float_rows(const __grid_constant__ FloatArgs args) {
+    attend_float_rows(const __grid_constant__ BringingArgs args) {
   extern __shared__ __align__(16) char memory[];
   auto& shared = *reinterpret_cast<Shared<D>*>(memory);
   wait_for_inputs();
@@ -259,7 +223,7 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128 ? 1 : 2)
   std::byte* const* table = a.batch.table + s.first_page;
   int from = begin / kKeys * kKeys + warp * kKeys;
   // What the block enters itself is loaded once it is there.
-  const int first_new = args.enter.heads.k.data ? max(begin, s.cached) : end;
+  const int first_new = first_entering(args, s, begin, end);
   Keys<D> keys;
   const bool is_old = from + kKeys <= first_new;
 
@@ -291,7 +255,9 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128 ? 1 : 2)
   for (int i = threadIdx.x; first_page + i <= (end - 1) / kPageTokens; i += 32 * kWarps)
     shared.pages[i] = find_page(first_page + i);
 
-  bring_in(args, s, head, first, count, first_new, end, shared, warp, lane);
+  bring_in<D, kWarps, true>(args, s, head, first, count, first_new, end,
+                            shared.heads[warp], shared.queries[0],
+                            Shared<D>::kQueryHalves);
   __syncthreads();
   if (!is_old && from < end) load_first();
 
@@ -345,7 +311,7 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128 ? 1 : 2)
 
 template <int D>
 void start(const AttendArgs& args, const EnterArgs& enter, const Launcher& launch) {
-  FloatArgs both{args, enter};
+  BringingArgs both{args, enter};
   void* arguments[] = {&both};
   launch_shared(
       reinterpret_cast<const void*>(&attend_float_rows<D>),

@@ -17,7 +17,7 @@ struct Plan {
   int tile_rows, most_tiles, most_chunks;
   // The last of a tile's blocks ends its rows: chunks are few, and so is what is left.
   bool ends_in_block;
-  // Queries, keys and values are brought in by a kernel, not by attend_float's blocks.
+  // Queries, keys and values are brought in by a kernel, not by attention's blocks.
   bool enters;
 
   bool exact() const { return way == Way::kExact; }
@@ -25,6 +25,10 @@ struct Plan {
 
 // Chunks that warps of one block put together as fast as blocks of their own.
 constexpr int kFewChunks = 8;
+
+// Sequences with coded pages for whose queries, which each chunk's block makes ready
+// anew, there are processors to spare.
+constexpr int kFewSequences = 2;
 
 // Counts of arrivals, zero but while a call runs; calls follow one another.
 constexpr int kMostTiles = 1 << 16;
@@ -84,7 +88,10 @@ Plan plan_of(const PagedAttentionArgs& args) {
           most_chunks,
           counted && !args.some_many &&
               most_chunks <= (way == Way::kFloat ? kMostFloatChunks : kFewChunks),
-          way != Way::kFloat || args.some_many};
+          args.some_many || way == Way::kFew ||
+              // Codes are entered once: whose bits they set may not be read meanwhile.
+              (way == Way::kCoded &&
+               (most_tiles > 1 || args.batch.n_sequences > kFewSequences))};
 }
 
 std::size_t query_bytes(const PagedAttentionArgs& args, bool exact) {
@@ -172,7 +179,7 @@ void attention(const PagedAttentionArgs& args, void* scratch, const Launcher& la
                                (plan.enters ? query_bytes(args, plan.exact()) : 0));
   const AttendArgs attend{args.form,
                           args.batch,
-                          scratch,
+                          plan.enters ? scratch : nullptr,
                           args.gate,
                           args.y,
                           partial,
@@ -192,11 +199,12 @@ void attention(const PagedAttentionArgs& args, void* scratch, const Launcher& la
     attend_exact(attend, launch);
   } else {
     if (args.some_few) {
-      if (plan.way == Way::kFloat)
-        attend_float(attend, entering(args.form, args.batch, heads), launch);
+      const EnterArgs enter = entering(args.form, args.batch, heads);
+      if (plan.way == Way::kFew)
+        attend_few(attend, launch);
       else
-        plan.way == Way::kCoded ? attend_coded(attend, launch)
-                                : attend_few(attend, launch);
+        plan.way == Way::kCoded ? attend_coded(attend, enter, launch)
+                                : attend_float(attend, enter, launch);
     }
     if (args.some_many) attend_many(attend, args.most_tokens, launch);
   }

@@ -20,7 +20,8 @@ enum class Way { kExact, kFew, kFloat, kCoded };
 struct AttendArgs {
   PageForm form;
   PagedBatch batch;
-  const void* queries;  // ready, [rows, n_heads, D]
+  // Ready, [rows, n_heads, D]; null: blocks bring in what they need.
+  const void* queries;
   HeadRows gate;
   float* y;        // [rows, n_heads, D]
   float* partial;  // [sequence, tile, kv head, chunk, tile_rows, D + 2]
@@ -124,7 +125,8 @@ __device__ inline RowPlace place_of(const AttendArgs& a, const PagedRows& s, int
 
 /// The ways; each skips the sequences that are another's.
 void attend_few(const AttendArgs& args, const Launcher& launch);
-void attend_coded(const AttendArgs& args, const Launcher& launch);
+void attend_coded(const AttendArgs& args, const EnterArgs& enter,
+                  const Launcher& launch);
 void attend_float(const AttendArgs& args, const EnterArgs& enter,
                   const Launcher& launch);
 

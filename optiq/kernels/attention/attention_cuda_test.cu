@@ -16,13 +16,17 @@ class DeviceProblem {
       : problem_(problem),
         pages_(pointers(problem), rows(problem)),
         q_(problem.q.data(), problem.q.size()),
+        k_(new_rows(problem, true)),
+        v_(new_rows(problem, false)),
         gate_(problem.gate.data(), problem.gate.size()),
         y_(nullptr, problem.q.size()) {}
 
-  std::vector<float> run(Activation activation) {
+  // `enters`: the keys and values of the call's own rows, too.
+  std::vector<float> run(Activation activation, bool enters = false) {
     const AttentionArgs& host = problem_.args;
     cuda::EnteringHeads heads;
     heads.q = {q_.data(), host.q_row_stride, host.q_head_stride};
+    if (enters) heads = with_keys(heads);
     cuda::PagedAttentionArgs args{
         pages_.form(),
         pages_.batch(),
@@ -50,7 +54,34 @@ class DeviceProblem {
     return y_.to_host();
   }
 
+  // Keys and values enter by themselves.
+  void enter() {
+    cuda::enter_pages(pages_.form(), pages_.batch(),
+                      static_cast<int>(problem_.q.size() / problem_.args.q_row_stride),
+                      with_keys({}), launch_now);
+  }
+
+  std::vector<std::byte> pages() const { return pages_.to_host(); }
+
  private:
+  cuda::EnteringHeads with_keys(cuda::EnteringHeads heads) const {
+    const int dim = problem_.shape.dim, width = problem_.shape.n_kv_heads * dim;
+    heads.k = {k_.data(), width, dim};
+    heads.v = {v_.data(), width, dim};
+    return heads;
+  }
+  static DeviceBuffer<float> new_rows(const PagedProblem& problem, bool keys) {
+    std::vector<float> all;
+    for (std::size_t i = 0; i < problem.list.size(); ++i) {
+      const KvData& data = problem.data[i];
+      const std::vector<float>& from = keys ? data.k : data.v;
+      all.insert(
+          all.end(),
+          from.begin() + problem.list[i].cached * data.n_kv_heads * data.head_dim,
+          from.end());
+    }
+    return {all.data(), all.size()};
+  }
   static std::vector<PagedSequence*> pointers(const PagedProblem& problem) {
     std::vector<PagedSequence*> all;
     for (const auto& s : problem.sequences) all.push_back(s.get());
@@ -68,7 +99,7 @@ class DeviceProblem {
 
   PagedProblem& problem_;
   DevicePages pages_;
-  DeviceBuffer<float> q_, gate_, y_;
+  DeviceBuffer<float> q_, k_, v_, gate_, y_;
 };
 
 std::vector<KvKindOfLayer> kinds() {
@@ -132,6 +163,33 @@ TEST(AttentionCuda, SeesTheWholeContextWithoutACausalMask) {
     problem.args.causal = false;
     expect_device_agreement(problem);
   }
+}
+
+// Whether a kernel before enters keys and values, or the blocks that meet them, pages
+// are the same to the bit, and y is what it is over pages that have them.
+TEST(AttentionCuda, EntersKeysAndValuesOfItsRows) {
+  const std::vector<Segment> calls[] = {{{1, 150}, {1, 0}, {2, 63}, {1, 2000}},
+                                        {{9, 100}, {1, 127}},
+                                        {{20, 50}, {1, 64}}};
+  for (const KvKindOfLayer& kind : kinds())
+    for (const auto& segments : calls) {
+      SCOPED_TRACE(describe(kind));
+      PagedProblem problem({8, 2, 128}, segments, kind, 1);
+      const auto expected = problem.expected();
+      for (std::size_t i = 0; i < segments.size(); ++i) {
+        const KvData other(segments[i].cached + segments[i].tokens, 2, 128, 99);
+        problem.sequences[i]->append(other, segments[i].cached, segments[i].tokens);
+      }
+      DeviceProblem alone(problem);
+      alone.enter();
+      for (Activation activation : {Activation::kInt8, Activation::kExact}) {
+        DeviceProblem device(problem);
+        const auto y = device.run(activation, true);
+        EXPECT_EQ(device.pages(), alone.pages());
+        // A code may have been rounded the other way.
+        EXPECT_LE(rms_difference(y, expected), 2 * half_rms(problem));
+      }
+    }
 }
 
 // Chunks of both lengths, in one call.

@@ -29,9 +29,10 @@ class PageQueue {
   }
 
   /// Every `step`-th of pages [begin, end); `memory` has room for `stages` pieces, one
-  /// or two.
+  /// or two, which are on their way from now or from begin() on.
   __device__ PageQueue(const PageForm& form, std::byte* const* table, int head,
-                       int begin, int end, int stages, std::byte* memory, int step = 1)
+                       int begin, int end, int stages, std::byte* memory, int step = 1,
+                       bool now = true)
       : form_(form),
         table_(table),
         memory_(memory),
@@ -41,6 +42,9 @@ class PageQueue {
         next_(begin),
         end_(end),
         step_(step) {
+    if (now) this->begin();
+  }
+  __device__ void begin() {
     if (next_ < end_) address_ = table_[next_];
     for (int i = 0; i < stages_; ++i) start();
   }

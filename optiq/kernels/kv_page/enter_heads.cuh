@@ -1,9 +1,7 @@
 // A head's way out of a product into attention, by one warp, in shared memory.
 
 #pragma once
-#include <cuda_bf16.h>
-
-#include "optiq/kernels/kv_page/kv_page_cuda.cuh"
+#include "optiq/kernels/kv_page/store_row.cuh"
 #include "optiq/kernels/rope/rope_cuda.cuh"
 
 namespace optiq::kernels::cuda {
@@ -59,19 +57,23 @@ __device__ inline void bring_head(const EnterArgs& a, Entering kind, int row, in
   }
 }
 
-/// A token's row of a float side.
-__device__ inline void store_floats(const KvSide& side, std::byte* head, int token,
-                                    int dim, const float* x, int lane) {
-  const std::int64_t row = static_cast<std::int64_t>(token) * dim;
-  std::byte* at = head + side.codes;
-  for (int i = lane; i < dim; i += 32) {
-    if (side.format.type == FloatType::kF32)
-      reinterpret_cast<float*>(at)[row + i] = x[i];
-    else if (side.format.type == FloatType::kF16)
-      reinterpret_cast<__half*>(at)[row + i] = __float2half_rn(x[i]);
-    else
-      reinterpret_cast<__nv_bfloat16*>(at)[row + i] = __float2bfloat16_rn(x[i]);
-  }
+/// A key or value of a row of the sequence to its place among the pages, of which it is
+/// known whether all are of floats. `x`: [dim] floats, then a byte for each channel,
+/// the last tile's made whole.
+template <bool only_floats>
+__device__ void append(const EnterArgs& a, Entering kind, const PagedRows& s, int row,
+                       int head, int dim, float* x, int lane) {
+  const int token = s.cached + row - s.row;
+  const auto [layout, at] =
+      head_in_page(a.form, a.batch.table + s.first_page, token / kPageTokens, head);
+  const bool keys = kind == Entering::kKey;
+  const KvSide& side = keys ? layout->k : layout->v;
+  bring_head(a, kind, row, head, dim, x, lane);
+  if constexpr (only_floats)
+    store_floats(side, at, token % kPageTokens, dim, x, lane);
+  else
+    store_row(side, at, keys, token % kPageTokens, dim, x,
+              reinterpret_cast<std::uint8_t*>(x + dim), lane);
 }
 
 }  // namespace optiq::kernels::cuda
