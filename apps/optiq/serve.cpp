@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "optiq/base/format.h"
 #include "optiq/base/log.h"
 #include "optiq/base/signal.h"
+#include "optiq/generate/engine/batch_engine.h"
 #include "optiq/server/serve_model.h"
 #include "optiq/server/server.h"
 
@@ -26,6 +28,7 @@ struct ServeOptions {
   CacheFlags cache;
   DraftFlags draft;
   std::string kv_memory;
+  std::optional<int> max_concurrent;
   double temp = 0, top_p = 1, min_p = 0;
   int top_k = 0;
   std::vector<std::string> aliases;
@@ -112,6 +115,8 @@ void serve(ServeOptions flags, Context& context) {
   flags.model.engine.cache = cache_options_of(flags.cache, context.seed);
   if (!flags.kv_memory.empty())
     flags.model.engine.cache.budget_bytes = parse_bytes(flags.kv_memory);
+  flags.model.engine.max_concurrent =
+      flags.max_concurrent.value_or(generation::usual_concurrency());
   flags.model.engine.draft = draft_options_of(flags.draft);
   flags.model.draft_model = flags.draft.model;
   flags.model.idle_unload =
@@ -183,11 +188,10 @@ void add_flags(CLI::App& app, ServeOptions& o) {
                  "Tokens of prompt and answer at most (default: the model's own)")
       ->check(CLI::Range(16, 1 << 27).description(""))
       ->type_name("N");
-  app.add_option("--max-concurrent", o.model.engine.max_concurrent,
-                 "Requests that are answered at once")
+  app.add_option("--max-concurrent", o.max_concurrent,
+                 "Requests that are answered at once (default: 8, on a GPU 32)")
       ->check(CLI::Range(1, 256))
-      ->type_name("N")
-      ->capture_default_str();
+      ->type_name("N");
   app.add_option("--max-queue", o.model.engine.max_queue,
                  "Requests that may wait; more are refused")
       ->check(CLI::Range(0, 100'000))

@@ -19,6 +19,7 @@
 #include "optiq/generate/engine/prefix_cache.h"
 #include "optiq/generate/engine/running.h"
 #include "optiq/generate/forward.h"
+#include "optiq/kernels/fused_primitive.h"
 
 namespace optiq::generation {
 namespace {
@@ -569,6 +570,8 @@ class BatchEngine::Impl {
   std::thread thread_;
   std::thread watchdog_;
 };
+
+int usual_concurrency() { return kernels::runs_on_cpu() ? 8 : 32; }
 
 BatchEngine::BatchEngine(std::shared_ptr<LoadedModel> model, BatchOptions options)
     : impl_(std::make_unique<Impl>(std::move(model), std::move(options))) {}

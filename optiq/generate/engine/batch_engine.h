@@ -13,6 +13,9 @@
 
 namespace optiq::generation {
 
+/// Requests that share a step at its best: 8, on a GPU 32.
+int usual_concurrency();
+
 struct BatchOptions {
   int max_concurrent = 8;
   int max_queue = 64;      // requests that wait; more are refused
