@@ -461,11 +461,11 @@ __global__ void __launch_bounds__(32 * kWarps, D > 128  ? 2
   finish_if_last<kWarps, D>(a, s, blockIdx.z, tile, head, first, last, &parts[0][0][0]);
 }
 
-// Of each warp's queue: two where so much leaves room for a second block.
+// Of each warp's queue: not two, for a third block hides more than a second stage.
 int stages_of_coded(const PageForm& form) {
   const int bytes = kWarps * PageQueue<32>::stage_bytes(form);
   constexpr std::size_t kSums = 48 << 10;  // at most, of the warps
-  return std::min(stages_beside(kSums, bytes), 2 * bytes > 100 << 10 ? 1 : 2);
+  return std::min(stages_beside(kSums, bytes), 1);
 }
 
 template <int D>

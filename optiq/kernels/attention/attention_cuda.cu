@@ -23,8 +23,9 @@ struct Plan {
   bool exact() const { return way == Way::kExact; }
 };
 
-// Chunks that warps of one block put together as fast as blocks of their own.
-constexpr int kFewChunks = 8;
+// Chunks that warps of one block put together faster than blocks of their own, which
+// come later.
+constexpr int kFewChunks = 64;
 
 // Sequences with coded pages for whose queries, which each chunk's block makes ready
 // anew, there are processors to spare.
@@ -74,6 +75,8 @@ Plan plan_of(const PagedAttentionArgs& args) {
   for (const int keys : kChunkSteps) count(keys);
   if (way == Way::kFloat && args.most_keys > kChunkSteps[0])
     most_chunks = std::max(most_chunks, kMostFloatChunks);
+  if (way == Way::kCoded && args.most_keys > kChunkSteps[1])
+    most_chunks = kMostCodedChunks;
 
   if (way == Way::kExact)
     return {way, group, args.most_tokens, most_chunks, false, true};
@@ -86,8 +89,7 @@ Plan plan_of(const PagedAttentionArgs& args) {
           std::min(rows, of_tile),
           most_tiles,
           most_chunks,
-          counted && !args.some_many &&
-              most_chunks <= (way == Way::kFloat ? kMostFloatChunks : kFewChunks),
+          counted && !args.some_many && most_chunks <= kFewChunks,
           args.some_many || way == Way::kFew ||
               // Codes are entered once: whose bits they set may not be read meanwhile.
               (way == Way::kCoded &&

@@ -46,6 +46,10 @@ struct AttendArgs {
 /// more keys than this.
 inline constexpr int kMostFloatChunks = 32, kMostFloatChunk = 8 << 10;
 
+/// Chunks of a context behind coded pages, at most: those of eight kv heads are what
+/// 132 processors take at once, three blocks each.
+inline constexpr int kMostCodedChunks = 43;
+
 /// Keys of a chunk, of which a block takes one page after another, or (attend_coded)
 /// each of its warps one. A longer context has longer ones, so that there are not too
 /// many.
@@ -56,11 +60,14 @@ __host__ __device__ constexpr int chunk_keys(Way way, int keys) {
 
     return chunk;
   }
-  if (way == Way::kCoded && keys > (4 << 10) && keys <= (32 << 10)) return 512;
+  if (way == Way::kCoded) {
+    constexpr int kStep = 256;  // a page for each warp
+    return kStep * ((keys + kMostCodedChunks * kStep - 1) / (kMostCodedChunks * kStep));
+  }
   return keys <= (8 << 10) ? 256 : keys <= (128 << 10) ? 1024 : 8192;
 }
 /// The contexts behind which chunks are longer.
-inline constexpr int kChunkSteps[] = {4 << 10, 8 << 10, 32 << 10, 128 << 10};
+inline constexpr int kChunkSteps[] = {4 << 10, 8 << 10, 128 << 10};
 
 __device__ inline int chunk_keys(const AttendArgs& a, int keys) {
   return chunk_keys(a.way, keys);
