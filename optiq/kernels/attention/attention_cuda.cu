@@ -77,7 +77,6 @@ Plan plan_of(const PagedAttentionArgs& args) {
     most_chunks = std::max(most_chunks, kMostFloatChunks);
   if (way == Way::kCoded && args.most_keys > kChunkSteps[1])
     most_chunks = kMostCodedChunks;
-
   if (way == Way::kExact)
     return {way, group, args.most_tokens, most_chunks, false, true};
   const int rows = std::min(args.most_tokens, kFewTokens) * group;
