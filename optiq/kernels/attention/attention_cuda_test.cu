@@ -192,12 +192,19 @@ TEST(AttentionCuda, EntersKeysAndValuesOfItsRows) {
     }
 }
 
-// Chunks of both lengths, in one call.
+// Chunks of several lengths, of which a warp takes keys more than once, in one call.
 TEST(AttentionCuda, AgreesWithTheReferenceBehindALongContext) {
-  const KvFormat four = kv_format("affine", 4, 64);
-  PagedProblem problem({2, 1, 64}, {{2, 17000}, {1, 16383}, {33, 700}, {1, 0}},
-                       {four, four});
-  expect_device_agreement(problem);
+  for (const KvFormat& format : {kv_format("affine", 4, 64), kv_format("turbo", 4, 0),
+                                 kv_float(FloatType::kBF16), kv_float(FloatType::kF16)})
+    for (const int dim : {64, 128, 256}) {
+      SCOPED_TRACE(optiq::describe(format) + " " + std::to_string(dim));
+      PagedProblem problem({2, 1, dim},
+                           {{2, 17000}, {1, 16383}, {33, 700}, {1, 0}, {3, 5000}},
+                           {format, format, is_rotated(format)});
+      expect_device_agreement(problem);
+      problem.args.window = 1500;
+      expect_device_agreement(problem);
+    }
 }
 
 // Which sequences share a call changes no bit.
