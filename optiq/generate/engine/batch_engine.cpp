@@ -571,7 +571,9 @@ class BatchEngine::Impl {
   std::thread watchdog_;
 };
 
-int usual_concurrency() { return kernels::runs_on_cpu() ? 8 : 32; }
+int usual_concurrency() {
+  return kernels::runs_on_cpu() ? BatchOptions().max_concurrent : 32;
+}
 
 BatchEngine::BatchEngine(std::shared_ptr<LoadedModel> model, BatchOptions options)
     : impl_(std::make_unique<Impl>(std::move(model), std::move(options))) {}

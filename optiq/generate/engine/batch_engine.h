@@ -13,9 +13,6 @@
 
 namespace optiq::generation {
 
-/// Requests that share a step at its best: 8, on a GPU 32.
-int usual_concurrency();
-
 struct BatchOptions {
   int max_concurrent = 8;
   int max_queue = 64;      // requests that wait; more are refused
@@ -31,7 +28,11 @@ struct BatchOptions {
   std::chrono::milliseconds stuck_after{120'000};  // without a step, requests fail
 };
 
-/// A greedy request gives the same tokens alone and beside others, from a warm prefix
+/// Requests that share a step at its best: BatchOptions' own, on a GPU 32.
+int usual_concurrency();
+
+/// A greedy request gives the same tokens alone and beside others (on a GPU up to 8 of
+/// them, but for near ties beyond: docs/cuda.md), from a warm prefix
 /// cache and a cold one: kernels give each row the same bits whichever rows share the
 /// call, and prompts are cut where the load does not show (prefill_cut.h). Only the
 /// answer of an earlier turn is remembered as it was decoded, not as it would be read.

@@ -21,7 +21,6 @@ namespace {
 constexpr int kRows = 8;
 constexpr int kWarps = 8;
 constexpr int kKeys = 16;  // of a warp at a time
-
 static_assert(kPageTokens % kKeys == 0);
 
 template <int D>
@@ -32,7 +31,6 @@ struct Shared {
   __half queries[kRows][kQueryHalves];
   const std::byte* pages[kMostFloatChunk / kPageTokens + 1];
   float heads[kWarps][D];  // on their way in
-
   float y[kWarps][kRows][D + 2];
   float largest[kWarps][kRows], sums[kWarps][kRows];
 };

@@ -25,17 +25,14 @@ struct AttendArgs {
   HeadRows gate;
   float* y;        // [rows, n_heads, D]
   float* partial;  // [sequence, tile, kv head, chunk, tile_rows, D + 2]
-                   // [sequence, tile, kv head] of blocks, zero before and after; null:
-                   // finish_rows ends
+  // [sequence, tile, kv head] of blocks, zero before and after; null: finish_rows ends
   // rows.
   unsigned* arrivals;
-
   int n_heads, n_kv_heads, head_dim;
   int group;  // heads to a kv head
   int window;
   bool causal;
   Way way;
-
   int tile_rows;   // rows of a tile of the few
   int most_tiles;  // of a sequence, among the few
   int most_chunks;
@@ -57,7 +54,6 @@ __host__ __device__ constexpr int chunk_keys(Way way, int keys) {
   if (way == Way::kFloat) {
     int chunk = 128;
     while (chunk < kMostFloatChunk && kMostFloatChunks * chunk < keys) chunk *= 2;
-
     return chunk;
   }
   if (way == Way::kCoded) {
@@ -136,7 +132,6 @@ void attend_coded(const AttendArgs& args, const EnterArgs& enter,
                   const Launcher& launch);
 void attend_float(const AttendArgs& args, const EnterArgs& enter,
                   const Launcher& launch);
-
 void attend_many(const AttendArgs& args, int most_tokens, const Launcher& launch);
 void attend_exact(const AttendArgs& args, const Launcher& launch);
 

@@ -24,11 +24,9 @@ __device__ void put_together(const AttendArgs& a, const PagedRows& s,
       __syncthreads();
   };
   const int thread = threadIdx.x % threads, lane = threadIdx.x % 32;
-
   const int chunk = chunk_keys(a, s.cached + s.tokens);
   const KeyRange met = keys_of(a, s, at.first, last);
   float largest = -HUGE_VALF, sum = 0, values[channels] = {};
-
   // 32 chunks at a time, each lane with what one of them says of itself.
   const int end = (met.end + chunk - 1) / chunk;
   for (int c = met.begin / chunk; c < end; c += 32) {
@@ -47,9 +45,9 @@ __device__ void put_together(const AttendArgs& a, const PagedRows& s,
     wait();
     if (thread < 32) shares[lane] = share;
     wait();
+    // Loads of several chunks at once, as no warp has others to wait with.
 #pragma unroll
     for (float& value : values) value *= before;
-      // Loads of several chunks at once, as no warp has others to wait with.
 #pragma unroll 8
     for (int j = 0; j < here; ++j) {
 #pragma unroll
@@ -63,7 +61,6 @@ __device__ void put_together(const AttendArgs& a, const PagedRows& s,
   for (int i = 0; i < channels; ++i)
     if (const int channel = thread + i * threads; channel < D)
       y[channel] = values[i] * of_sum;
-
   wait();
 }
 
